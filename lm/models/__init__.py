@@ -1,0 +1,1 @@
+"""One transformer, its heads, and the presets that make it a family."""

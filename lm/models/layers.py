@@ -1,0 +1,102 @@
+"""The leaves of the network: linear maps, norms, embedding tables, dropout.
+
+Every module that holds parameters creates them in a compact `__call__`, so that a PEFT interceptor can stand around it.
+Parameters are fp32 and carry logical axis names; compute is in `dtype`, norms in fp32.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def normal(stddev: float, axes: tuple[str | None, ...]) -> nn.initializers.Initializer:
+  """Normal initializer whose parameter carries logical axis names."""
+  return nn.with_logical_partitioning(nn.initializers.normal(stddev), axes)
+
+
+def broadcast_to_rank(x: jax.Array, rank: int) -> jax.Array:
+  """Prepends dims of size 1 until `x` has `rank` dims (implicit rank promotion is an error in the tests)."""
+  return x.reshape((1,) * (rank - x.ndim) + x.shape)
+
+
+class Linear(nn.Module):
+  """Contracts the last `num_inputs` dims of x with a kernel [*inputs, *features]; axes name the kernel's dims."""
+
+  features: tuple[int, ...]
+  axes: tuple[str | None, ...]
+  num_inputs: int = 1
+  bias: bool = True
+  stddev: float = 0.02
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (*x.shape[-self.num_inputs :], *self.features)
+    kernel = self.param("kernel", normal(self.stddev, self.axes), shape)
+    y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), self.num_inputs)
+    if self.bias:
+      zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[self.num_inputs :])
+      y = y + broadcast_to_rank(self.param("bias", zeros, self.features).astype(self.dtype), y.ndim)
+    return y
+
+
+class Norm(nn.Module):
+  """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over the last dim, computed in fp32."""
+
+  kind: str
+  eps: float
+  bias: bool = True
+  axis: str = "norm"
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    y = x.astype(jnp.float32)
+    if self.kind == "layernorm":
+      y = y - y.mean(-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+    ones = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
+    y = y * broadcast_to_rank(self.param("scale", ones, x.shape[-1:]), y.ndim)
+    if self.kind == "layernorm" and self.bias:
+      zeros = nn.with_logical_partitioning(nn.initializers.zeros, (self.axis,))
+      y = y + broadcast_to_rank(self.param("bias", zeros, x.shape[-1:]), y.ndim)
+    return y.astype(x.dtype)
+
+
+class Embed(nn.Module):
+  """Table lookup: ids [...] -> [..., D]."""
+
+  num_rows: int
+  dim: int
+  axes: tuple[str | None, ...] = ("vocab", "embed")
+  stddev: float = 0.02
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, ids: jax.Array) -> jax.Array:
+    table = self.param("embedding", normal(self.stddev, self.axes), (self.num_rows, self.dim))
+    return jnp.take(table, ids, axis=0, mode="clip").astype(self.dtype)
+
+
+class Dropout(nn.Module):
+  """Dropout whose noise belongs to a row of the global batch, so that accumulation and sharding do not change it.
+
+  Active where an rng named "dropout" is given; the key is folded with `row_B`, the row's number in the global batch.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array, row_B: jax.Array) -> jax.Array:
+    if self.rate == 0 or not self.has_rng("dropout"):
+      return x
+    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), row_B)
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys_B)
+    return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+
+ACTIVATIONS = {
+  "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+  "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+  "relu": jax.nn.relu,
+  "silu": jax.nn.silu,
+}

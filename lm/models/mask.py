@@ -1,0 +1,47 @@
+"""Attention masks as values: what may see what, combined with `&`. Kernels may use the structure, others ask for the array.
+
+Idea: tokamax `ops/attention/base.py`.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+class Mask(flax.struct.PyTreeNode):
+  """Each part is None (allows everything) or a pair (query side [B, T], key side [B, S]).
+
+  causal: slots in the row or cache; a query sees keys in slots up to its own.
+  segments: a query sees keys with the same segment id, so packed documents and padding (id 0) stay apart.
+  """
+
+  causal: tuple[jax.Array, jax.Array] | None = None
+  segments: tuple[jax.Array, jax.Array] | None = None
+
+  def __and__(self, other: "Mask") -> "Mask":
+    for name in ("causal", "segments"):
+      assert getattr(self, name) is None or getattr(other, name) is None, f"both masks set {name}"
+    return Mask(self.causal or other.causal, self.segments or other.segments)
+
+  def as_array(self) -> jax.Array | None:
+    """Boolean [B, T, S], true where the query may see the key; None if everything is allowed."""
+    allowed = None
+    if self.causal is not None:
+      allowed = self.causal[0][:, :, None] >= self.causal[1][:, None, :]
+    if self.segments is not None:
+      same = self.segments[0][:, :, None] == self.segments[1][:, None, :]
+      allowed = same if allowed is None else allowed & same
+    return allowed
+
+
+def in_row(segment_ids_BT: jax.Array, causal: bool) -> Mask:
+  """The mask of whole rows: one segment sees itself, up to the query's own slot if causal.
+
+  Args:
+    segment_ids_BT: 0 on padding. [1 1 2 2 0] with causal=True allows (query -> keys): 0->0, 1->01, 2->2, 3->23, 4->4.
+  """
+  mask = Mask(segments=(segment_ids_BT, segment_ids_BT))
+  if not causal:
+    return mask
+  slots_BT = jnp.broadcast_to(jnp.arange(segment_ids_BT.shape[1])[None, :], segment_ids_BT.shape)
+  return mask & Mask(causal=(slots_BT, slots_BT))

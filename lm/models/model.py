@@ -1,0 +1,111 @@
+"""Backbone and heads as pure functions of parameters. Outside lm/models nobody sees a module.
+
+Parameters: {"backbone": {...}, "head_<name>": {...}}.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.models.cache import Cache
+from lm.models.heads import HEADS, HeadSpec
+from lm.models.transformer import Transformer
+from lm.models.transformer_config import TransformerConfig
+
+
+class _Network(nn.Module):
+  cfg: TransformerConfig
+  heads: tuple[tuple[str, HeadSpec], ...]
+  dtype: jnp.dtype
+  remat: str
+
+  def setup(self):
+    self.backbone = Transformer(self.cfg, self.dtype, self.remat)
+    self.head = {name: HEADS[spec.kind](self.cfg, spec, self.dtype) for name, spec in self.heads}
+
+  def hidden(self, inputs, perturb, cache):
+    return self.backbone(inputs, perturb, cache)
+
+  def logits(self, name, h, row_B, table_VD):
+    return self.head[name](h, row_B, table_VD)
+
+  def __call__(self, inputs):
+    h_BTD, _ = self.backbone(inputs)
+    table_VD = jnp.zeros((self.cfg.vocab_size, self.cfg.model_dim))
+    for name, spec in self.heads:
+      self.head[name](h_BTD[:, 0] if spec.kind == "classifier" else h_BTD, inputs["row"], table_VD)
+
+
+Intercept = Callable[..., Any]  # flax's (next_fun, args, kwargs, context) -> result
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A transformer with named heads; hashable, so that equal models share compiled functions."""
+
+  cfg: TransformerConfig
+  heads: tuple[tuple[str, HeadSpec], ...] = ()
+  dtype: str = "float32"
+  remat: str = "none"
+
+  def init(self, rng: jax.Array) -> dict:
+    """Random parameters, each leaf boxed with its logical axis names (`nn.unbox` takes them off)."""
+    zeros = jnp.zeros((1, 1), jnp.int32)
+    inputs = {"tokens": zeros, "segment_ids": zeros, "positions": zeros, "row": zeros[:, 0]}
+    return self._network.init(rng, inputs)["params"]
+
+  def hidden(self, params: dict, inputs: dict, *, rng=None, intercept=None, perturb=None, cache: Cache | None = None):
+    """Hidden states [B, T, D] and the extended cache (None without one). Dropout is on where `rng` is given."""
+    return self._apply(params, rng, intercept, "hidden", inputs, perturb, cache)
+
+  def logits(self, params: dict, head: str, h: jax.Array, row_B: jax.Array, *, rng=None, intercept=None) -> jax.Array:
+    """The named head's fp32 outputs."""
+    table_VD = params["backbone"]["embed"]["embedding"]
+    return self._apply(params, rng, intercept, "logits", head, h, row_B, table_VD)
+
+  @property
+  def _network(self) -> _Network:
+    return _Network(self.cfg, self.heads, jnp.dtype(self.dtype), self.remat)
+
+  def _apply(self, params, rng, intercept, method, *args):
+    rngs = None if rng is None else {"dropout": rng}
+    with nn.intercept_methods(intercept) if intercept else contextlib.nullcontext():
+      return self._network.apply({"params": params}, *args, rngs=rngs, method=method)
+
+
+class Forward:
+  """The model of one step as tasks see it: `forward(batch, rng)` gives hidden states, `forward.head(h, batch)` logits.
+
+  Asked twice for the same batch, rng and options, it answers with the same hidden states, so that several tasks over
+  one batch cost one pass through the backbone.
+  """
+
+  def __init__(self, model: Model, params: dict, intercept: Intercept | None = None, *, head="", loss_chunk: int = 0):
+    self._model, self._params, self._intercept, self._head = model, params, intercept, head
+    self.loss_chunk = loss_chunk  # positions of T per chunk of head and cross-entropy; 0: whole rows
+    self._seen: dict[tuple, tuple] = {}
+
+  def for_head(self, head: str) -> "Forward":
+    """The same forward pass (and its memory), reading another head."""
+    other = Forward(self._model, self._params, self._intercept, head=head, loss_chunk=self.loss_chunk)
+    other._seen = self._seen
+    return other
+
+  def __call__(self, batch: dict, rng: jax.Array | None = None, *, tuned: bool = True, perturb=None) -> jax.Array:
+    """Hidden states [B, T, D]. tuned=False leaves the PEFT method out; perturb [B, T, D] is added to the embedding."""
+    arguments = (batch["tokens"], rng, perturb)
+    key = (*map(id, arguments), tuned)
+    if key not in self._seen:
+      intercept = self._intercept if tuned else None
+      h_BTD, _ = self._model.hidden(self._params, batch, rng=rng, intercept=intercept, perturb=perturb)
+      self._seen[key] = (h_BTD, arguments)  # the arguments are kept so that their ids stay theirs
+    return self._seen[key][0]
+
+  def head(self, h: jax.Array, batch: dict, rng: jax.Array | None = None) -> jax.Array:
+    """Logits of this task's head for any hidden states of the batch's rows, in fp32."""
+    return self._model.logits(self._params, self._head, h, batch["row"], rng=rng, intercept=self._intercept)

@@ -1,0 +1,1 @@
+"""One file per family: published sizes as values of `TransformerConfig`, and nothing else."""

@@ -1,0 +1,13 @@
+"""Linear probing: the backbone is frozen, the heads train."""
+
+import dataclasses
+
+from lm.peft.peft import Peft
+
+
+@dataclasses.dataclass(frozen=True)
+class Head(Peft):
+  """Trains the heads only."""
+
+  def trainable(self, name):
+    return name.startswith("head_")

@@ -1,0 +1,80 @@
+"""LoRA (Hu et al. 2021): a low-rank product beside a frozen kernel, y = x W + (alpha / rank) x A B."""
+
+import dataclasses
+import functools
+import math
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm import tree
+from lm.peft.peft import Peft
+from lm.shapes import kernel_dims
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora(Peft):
+  """Adapts the kernels of the modules whose path matches `targets`, and trains the heads beside.
+
+  rank: inner dim r. alpha: scale numerator. targets: regular expression on the module's path. adapter: the name under
+  which the leaves stand (`.../query/lora/<adapter>/a`), so that several adapters can share a base.
+  """
+
+  rank: int = 8
+  alpha: float = 16.0
+  targets: str = ".*attention/(query|value)"
+  adapter: str = "default"
+
+  def __post_init__(self):
+    if self.rank < 1:
+      raise ValueError(f"peft.rank={self.rank}: must be at least 1")
+
+  def attach(self, params, rng):
+    boxes = tree.flatten(params)
+    kernels = {name: box for name, box in boxes.items() if re.fullmatch(f"backbone/{self.targets}/kernel", name)}
+    if not kernels:
+      linear = ", ".join(name.removesuffix("/kernel") for name in boxes if name.endswith("/kernel"))
+      raise ValueError(f"peft.targets={self.targets!r}: matches no linear layer; there are {linear}")
+    for i, (name, box) in enumerate(kernels.items()):
+      stacked, inputs, outputs = kernel_dims(box.names)
+      sizes = lambda dims, shape=box.value.shape: tuple(shape[d] for d in dims)
+      layers = sizes(stacked)
+      in_size = math.prod(sizes(inputs))
+      a = jax.random.normal(jax.random.fold_in(rng, i), (*layers, in_size, self.rank)) * in_size**-0.5
+      b = jnp.zeros((*layers, self.rank, math.prod(sizes(outputs))))
+      stack = ("layers",) * len(layers)
+      module = name.removesuffix("/kernel")
+      boxes[f"{module}/lora/{self.adapter}/a"] = nn.LogicallyPartitioned(a, (*stack, "embed", "rank"))
+      boxes[f"{module}/lora/{self.adapter}/b"] = nn.LogicallyPartitioned(b, (*stack, "rank", "mlp"))
+    return tree.unflatten(boxes)
+
+  def trainable(self, name):
+    return name.startswith("head_") or f"/lora/{self.adapter}/" in name
+
+  @property
+  def intercept(self):
+    return functools.partial(_add_product, self)
+
+  def merge(self, params):
+    flat = tree.flatten(params)
+    mark = f"/lora/{self.adapter}/a"
+    for name in [name for name in flat if name.endswith(mark)]:
+      module = name.removesuffix(mark)
+      a, b = flat.pop(name), flat.pop(f"{name[:-1]}b")
+      kernel = flat[f"{module}/kernel"]
+      flat[f"{module}/kernel"] = kernel + self.alpha / self.rank * (a @ b).reshape(kernel.shape)
+    return tree.unflatten(flat)
+
+
+def _add_product(lora: Lora, next_fun, args, kwargs, context):
+  """Adds the low-rank product to the output of a linear module that has the adapter's leaves."""
+  y = next_fun(*args, **kwargs)
+  module = context.module
+  if context.method_name != "__call__" or not module.has_variable("params", "lora"):
+    return y
+  leaves = module.get_variable("params", "lora")[lora.adapter]
+  x = args[0].reshape(*args[0].shape[: args[0].ndim - module.num_inputs], -1)
+  product = (x @ leaves["a"].astype(y.dtype)) @ leaves["b"].astype(y.dtype)
+  return y + lora.alpha / lora.rank * product.reshape(y.shape)

@@ -1,0 +1,57 @@
+"""The alphabet of shapes, what a batch is, and the logical names of parameter dims. No jax: data workers import this.
+
+B batch, T query length, S key length, D model, H heads, K kv heads, G heads per kv head, C head channels, F hidden,
+V vocab, E experts, L layers, N classes, P predicted positions. A tensor's name ends in its dims (`q_BTHC`), einsum uses
+the same letters. *Axis* means mesh, *dim* means tensor.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# A batch is {"inputs": {...}, <task key>: {...}, ...}. `inputs` is what the model reads, the others are one task's labels
+# and weights. Rows of other tasks are zero everywhere, and a zero weight means "not counted".
+#   inputs/tokens       [B, T] int32
+#   inputs/segment_ids  [B, T] int32, 0 on padding; positions attend only within one segment
+#   inputs/positions    [B, T] int32, counted from the start of the segment
+#   inputs/row          [B]    int32, the row's number in the global batch: keys the dropout noise
+Batch = Mapping[str, Mapping[str, Any]]
+INPUTS = "inputs"
+INPUT_FIELDS = ("tokens", "segment_ids", "positions", "row")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One array a task's rows have, and the stored column it is read from.
+
+  dims: ("T",) for one value per token, () for one value per sequence (only tasks that do not pack).
+  dtype: numpy name of the array in the batch. pad: the value where there is no token.
+  column: the column of the store, the field's own name if empty. shift: how many positions later in the document it is
+  read: the causal task's targets are the column `tokens` with shift 1, so nothing is stored twice and a document that is
+  split over rows loses no prediction.
+  """
+
+  dims: tuple[str, ...]
+  dtype: str = "int32"
+  pad: int = 0
+  column: str = ""
+  shift: int = 0
+
+
+def kernel_dims(axes: Sequence[str | None]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+  """Splits a kernel's dims into (stacked, input, output) by their logical names.
+
+  Every kernel maps the model dim ("embed") to something else or back, so "embed" is one side and all others are the other.
+
+  >>> kernel_dims(("layers", "embed", "heads", "channels"))
+  ((0,), (1,), (2, 3))
+  >>> kernel_dims(("layers", "heads", "channels", "embed"))
+  ((0,), (1, 2), (3,))
+  """
+  stacked = tuple(i for i, name in enumerate(axes) if name == "layers")
+  rest = [i for i in range(len(axes)) if i not in stacked]
+  if axes[rest[0]] == "embed":
+    return stacked, (rest[0],), tuple(rest[1:])
+  if axes[rest[-1]] == "embed":
+    return stacked, tuple(rest[:-1]), (rest[-1],)
+  raise AssertionError(f"a kernel has 'embed' on one side, got {axes}")

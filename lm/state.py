@@ -1,0 +1,20 @@
+"""Everything a run carries from step to step, as one value."""
+
+from typing import Any
+
+import flax.struct
+import jax
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """The parameters are held in two trees without common leaves; together they are the model.
+
+  step: int32 scalar, optimizer steps taken. params: what trains. frozen: what does not; not saved, since it is rebuilt
+  from the base. opt_state: the optimizer's, over `params`. peft_state: the PEFT method's own.
+  """
+
+  step: jax.Array
+  params: Any
+  frozen: Any
+  opt_state: Any
+  peft_state: Any

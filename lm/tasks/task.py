@@ -1,0 +1,80 @@
+"""The contract of a task. The loop, the data wing and the evaluators know tasks only through it.
+
+On the host (numpy): `prepare`, `fields`, `row_cost`, `target_counts`, `corrupt`. On the device (pure): `denominators`,
+`loss`, `predict`. There a task reads its batch as one flat dict: the model's inputs and its own arrays.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from lm.data.corrupt import Noise
+from lm.models.heads import HeadSpec
+from lm.models.model import Forward
+from lm.shapes import Field
+
+Arrays = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Base of all tasks; frozen, so that a task is a value and equal tasks share compiled steps."""
+
+  # Whether several sequences may share a row, apart by segment ids. Otherwise one sequence is padded to the row.
+  packed: ClassVar[bool] = True
+  # What the backbone must be: True autoregressive, False bidirectional, None either.
+  causal: ClassVar[bool | None] = None
+  # Names of the settings that `prepare` reads: they decide whether a stored corpus can be used again.
+  prepare_fields: ClassVar[tuple[str, ...]] = ()
+  # Weight of each loss sum in the total; sums without one are metrics only.
+  coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
+  # Evaluators of a run that names none, as (name, split).
+  evaluators: ClassVar[tuple[tuple[str, str], ...]] = (("likelihood", "validation"),)
+  # Name of the head's parameters: `head_<head>`.
+  head: ClassVar[str]
+
+  @property
+  def head_spec(self) -> HeadSpec:
+    """The head this task reads."""
+    raise NotImplementedError
+
+  @property
+  def fields(self) -> dict[str, Field]:
+    """The arrays of a row before corruption. `tokens` is always there."""
+    raise NotImplementedError
+
+  def prepare(self, example: Mapping[str, Any], tok: Any) -> list[dict[str, np.ndarray]]:
+    """One example to any number of sequences of named columns. No randomness: the result is stored once."""
+    raise NotImplementedError
+
+  def row_cost(self, lengths_N: np.ndarray) -> np.ndarray:
+    """Upper bound of each sequence's length after corruption; the packing plan uses it."""
+    return lengths_N
+
+  def target_counts(self, lengths_N: np.ndarray) -> np.ndarray | None:
+    """Upper bound of predicted positions in a piece of each length, or None if every position may be one."""
+    del lengths_N
+    return None
+
+  def corrupt(self, rows: Arrays, noise: Noise, width: int | None) -> dict[str, np.ndarray]:
+    """Rows [R, T] to the task's arrays, with a new `tokens` where the model should read another. Vectorised, numpy.
+
+    width: the number of predicted positions P that fits every row of the plan, if `target_counts` gives counts.
+    """
+    raise NotImplementedError
+
+  def denominators(self, batch: Arrays) -> dict[str, jax.Array]:
+    """What each sum of `loss` is divided by, from the whole global batch."""
+    raise NotImplementedError
+
+  def loss(self, forward: Forward, batch: Arrays, rng: jax.Array | None) -> dict[str, jax.Array]:
+    """Named fp32 sums over the rows given; additive over rows."""
+    raise NotImplementedError
+
+  def predict(self, forward: Forward, batch: Arrays) -> dict[str, jax.Array]:
+    """Per-row arrays that evaluators and predictions read."""
+    del forward, batch
+    return {}
