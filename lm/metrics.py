@@ -32,3 +32,28 @@ def macro_f1(labels: Sequence[int], predictions: Sequence[int], num_classes: int
   total = confusion.sum(0) + confusion.sum(1)
   present = total > 0
   return float(np.mean(2 * hits[present] / total[present])) if present.any() else 0.0
+
+
+# Dense bf16 peak of one device in FLOP/s, by the start of its kind's name (vendors' data sheets).
+PEAK_FLOPS = {
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5e": 197e12,
+  "TPU v5p": 459e12,
+  "TPU v5": 459e12,
+  "TPU v6": 918e12,
+  "NVIDIA A100": 312e12,
+  "NVIDIA H100": 989e12,
+  "NVIDIA H200": 989e12,
+}
+
+
+def flops_per_token(num_params: int, num_layers: int, model_dim: int, seq_len: int) -> float:
+  """Training FLOPs per token by the convention 6 N + 12 L D T (Chowdhery et al. 2022, appendix B)."""
+  return 6.0 * num_params + 12.0 * num_layers * model_dim * seq_len
+
+
+def flops_utilisation(tokens_per_sec: float, flops: float, device_kind: str, num_devices: int) -> float | None:
+  """Model FLOPs utilisation, 0 to 1; None where the device's peak is not known."""
+  peak = next((value for kind, value in PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
+  return None if peak is None else tokens_per_sec * flops / (peak * num_devices)

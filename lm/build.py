@@ -1,0 +1,227 @@
+"""The only composition root: a config becomes a run. Every bad value is one clear line before a device computes anything."""
+
+import dataclasses
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm import checkpoint, config, plug, sharding, tree
+from lm.config import Config, ConfigError, Plug, Stream
+from lm.data import store
+from lm.data import tokenizer as tokenizers
+from lm.data.loader import Loader, StreamData
+from lm.data.tokenizer import Tokenizer
+from lm.models.model import Model
+from lm.models.transformer_config import TransformerConfig
+from lm.optim import Optimizer
+from lm.peft.peft import Peft
+from lm.program import Spec, make_program
+from lm.run import Base, Run
+from lm.tasks.objective import Objective
+from lm.tasks.task import Task
+
+
+def make_run(cfg: Config) -> Run:
+  """Assembles tokenizer, tasks, data, model, PEFT method, optimizer, mesh and base.
+
+  Raises:
+    ValueError: a setting, its value, and what is accepted.
+  """
+  base_cfg = _base_config(cfg)
+  tok = _make_tokenizer(cfg, base_cfg)
+  architecture = _make_architecture(cfg, base_cfg, tok)
+  peft: Peft = plug.make("peft", cfg.peft)
+  optimizer: Optimizer = plug.make("optimizer", cfg.optimizer)
+  mesh = sharding.make_mesh(cfg.mesh, jax.devices())
+  accumulation = _accumulation(cfg, sharding.num_batch_shards(mesh))
+
+  source = functools.cache(lambda name, split: plug.make("data", cfg.all_streams[name].data, split=split))
+  tasks = {name: _make_task(name, stream, source, architecture) for name, stream in cfg.all_streams.items()}
+  keys = _task_keys(tasks)
+  cache_dir = Path(cfg.cache_dir or os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/lm").expanduser()
+
+  @functools.cache
+  def load(name: str, split: str) -> StreamData:
+    built = store.build(source(name, split), tok, tasks[name], cache_dir)
+    return StreamData(name=name, key=keys[name], task=tasks[name], store=built, tok=tok, weight=cfg.all_streams[name].weight)
+
+  streams = tuple(load(name, "train") for name in tasks)
+  seed = cfg.seed if cfg.data_seed is None else cfg.data_seed
+  loader = Loader(streams, batch_size=cfg.batch_size, seq_len=cfg.seq_len, buckets=cfg.length_buckets, seed=seed)
+  total_steps = config.steps(
+    cfg.total_steps,
+    "config.total_steps",
+    batch_size=cfg.batch_size,
+    seq_len=cfg.seq_len,
+    examples_per_epoch=loader.rows_per_epoch,
+  )
+
+  by_key = {keys[name]: task for name, task in tasks.items()}
+  heads = tuple(sorted((task.head, task.head_spec) for task in by_key.values()))
+  model = Model(architecture, heads, cfg.dtype, cfg.remat)
+  objective = Objective(model, tuple(by_key.items()), peft.intercept, cfg.loss_chunk)
+  program = make_program(Spec(model, objective, peft, optimizer, total_steps, accumulation, mesh))
+  return Run(
+    config=cfg,
+    program=program,
+    tokenizer=tok,
+    loader=loader,
+    total_steps=total_steps,
+    schedule=optimizer.make_schedule(total_steps),
+    load=load,
+    source=source,
+    base=_load_base(cfg, model) if cfg.init_from else None,
+  )
+
+
+def load_config(workdir: Path) -> Config:
+  """The resolved config that a run left in its workdir."""
+  path = workdir / "config.json"
+  if not path.is_file():
+    raise ConfigError(f"{workdir}: no config.json; this is not the workdir of a run")
+  return config.from_dict(json.loads(path.read_text()))
+
+
+def load_params(workdir: Path) -> tuple[int, dict[str, Any]]:
+  """Step and full plain parameters (PEFT leaves merged) of a workdir's newest checkpoint, as host arrays by name."""
+  cfg = load_config(workdir)
+  step, saved = checkpoint.load_params(workdir / "checkpoints")
+  flat = tree.flatten(saved)
+  if cfg.init_from and cfg.peft != Plug("full"):
+    _, below = load_params(Path(cfg.init_from))
+    flat = below | flat
+  merged = plug.make("peft", cfg.peft).merge(tree.unflatten(flat))
+  return step, {name: np.asarray(value) for name, value in tree.flatten(merged).items()}
+
+
+def load_model(workdir: Path) -> tuple[Model, dict[str, Any], Tokenizer]:
+  """Model (with the heads that were trained), parameter tree and tokenizer of a workdir, for inference."""
+  cfg = load_config(workdir)
+  _, flat = load_params(workdir)
+  tok = tokenizers.load(_tokenizer_path(workdir, cfg))
+  architecture = _architecture_of(cfg, tok)
+  heads = []
+  for stream in cfg.all_streams.values():
+    task: Task = plug.make("task", stream.task)
+    heads.append((task.head, task.head_spec))
+  return Model(architecture, tuple(sorted(set(heads))), cfg.dtype), tree.unflatten(flat), tok
+
+
+def _base_config(cfg: Config) -> Config | None:
+  return load_config(Path(cfg.init_from)) if cfg.init_from else None
+
+
+def _tokenizer_path(workdir: Path, cfg: Config) -> str:
+  """The copy in the workdir, so that it stays whole when the original moves."""
+  return cfg.tokenizer if cfg.tokenizer == "bytes" else str(workdir / "tokenizer.model")
+
+
+def _make_tokenizer(cfg: Config, base_cfg: Config | None) -> Tokenizer:
+  if base_cfg is None and not cfg.tokenizer:
+    raise ConfigError("config.tokenizer: not set; accepted are a SentencePiece .model file or 'bytes'")
+  if base_cfg is None:
+    return tokenizers.load(cfg.tokenizer)
+  inherited = tokenizers.load(_tokenizer_path(Path(cfg.init_from), base_cfg))
+  if cfg.tokenizer and tokenizers.load(cfg.tokenizer).fingerprint() != inherited.fingerprint():
+    raise ConfigError(f"config.tokenizer={cfg.tokenizer!r}: not the one that {cfg.init_from} was trained with; leave it unset")
+  return inherited
+
+
+def _architecture_of(cfg: Config, tok: Tokenizer) -> TransformerConfig:
+  if cfg.model is None and cfg.init_from:
+    return _architecture_of(load_config(Path(cfg.init_from)), tok)
+  if cfg.model is None:
+    raise ConfigError(f"config.model: not set; accepted are {', '.join(plug.names('model'))}")
+  architecture: TransformerConfig = plug.make("model", cfg.model)
+  if not architecture.vocab_size:
+    architecture = dataclasses.replace(architecture, vocab_size=tok.vocab_size)
+  if architecture.vocab_size < tok.vocab_size:
+    raise ConfigError(
+      f"config.model.vocab_size={architecture.vocab_size}: the tokenizer {cfg.tokenizer!r} has {tok.vocab_size} pieces"
+    )
+  return architecture
+
+
+def _make_architecture(cfg: Config, base_cfg: Config | None, tok: Tokenizer) -> TransformerConfig:
+  architecture = _architecture_of(cfg, tok)
+  if base_cfg is not None and cfg.model is not None:
+    theirs = _architecture_of(base_cfg, tok)
+    same = dataclasses.replace(theirs, dropout_rate=architecture.dropout_rate)  # dropout has no parameters
+    for field in dataclasses.fields(architecture):
+      ours, expected = getattr(architecture, field.name), getattr(same, field.name)
+      if ours != expected:
+        raise ConfigError(f"config.model.{field.name}={ours!r}: config.init_from={cfg.init_from!r} has {expected!r}")
+  if cfg.seq_len > architecture.max_len:
+    raise ConfigError(f"config.seq_len={cfg.seq_len}: the model takes at most {architecture.max_len} (model.max_len)")
+  return architecture
+
+
+def _make_task(name: str, stream: Stream, source: Any, architecture: TransformerConfig) -> Task:
+  """The stream's task; a task with an empty label set gets that of the training split."""
+  task: Task = plug.make("task", stream.task)
+  if getattr(task, "labels", None) == ():
+    labels = getattr(source(name, "train"), "labels", ())
+    if len(labels) < 2:
+      raise ConfigError(
+        f"stream {name!r}: task {stream.task.name!r} needs labelled examples of 2 classes or more;"
+        f" data {stream.data.name!r} as configured has {len(labels)}"
+      )
+    task = dataclasses.replace(task, labels=tuple(labels))
+  if task.causal is not None and task.causal != architecture.causal:
+    kinds = {True: "autoregressive (model.causal=True)", False: "bidirectional (model.causal=False)"}
+    raise ConfigError(
+      f"stream {name!r}: task {stream.task.name!r} needs a backbone that is {kinds[task.causal]}, this one is {kinds[architecture.causal]}"
+    )
+  return task
+
+
+def _task_keys(tasks: dict[str, Task]) -> dict[str, str]:
+  """Stream name -> key of its task's arrays: equal tasks share one; different tasks must not share a head's name."""
+  keys: dict[str, str] = {}
+  for name, task in tasks.items():
+    twin = next((other for other in keys if tasks[other] == task), None)
+    clash = next((other for other in keys if tasks[other].head == task.head and tasks[other] != task), None)
+    if clash and twin is None and tasks[clash].head_spec != task.head_spec:
+      raise ConfigError(f"streams {clash!r} and {name!r}: both read head {task.head!r} but of different shape")
+    keys[name] = keys[twin] if twin else name
+  return keys
+
+
+def _accumulation(cfg: Config, num_shards: int) -> int:
+  """Micro-batches per step, so that no device takes more than `max_device_tokens` at once."""
+  if cfg.batch_size % num_shards:
+    raise ConfigError(
+      f"config.batch_size={cfg.batch_size}: must be divisible by {num_shards}, the mesh's data times fsdp devices"
+    )
+  if cfg.loss_chunk and cfg.seq_len % cfg.loss_chunk:
+    raise ConfigError(f"config.loss_chunk={cfg.loss_chunk}: must divide config.seq_len={cfg.seq_len}")
+  rows = cfg.batch_size // num_shards
+  if cfg.max_device_tokens is None:
+    return 1
+  if cfg.max_device_tokens < cfg.seq_len:
+    raise ConfigError(f"config.max_device_tokens={cfg.max_device_tokens}: one row has config.seq_len={cfg.seq_len}")
+  return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n * cfg.seq_len <= cfg.max_device_tokens)
+
+
+def _load_base(cfg: Config, model: Model) -> Base:
+  """The base's parameters that this model has; heads may be missing on either side, anything else is an error."""
+  workdir = Path(cfg.init_from)
+  step, flat = load_params(workdir)
+  boxed = tree.flatten(jax.eval_shape(model.init, jax.random.key(0)))
+  wanted = {name: box.value.shape for name, box in boxed.items()}
+  bad = [name for name in wanted.keys() & flat.keys() if wanted[name] != flat[name].shape]
+  bad += [name for name in wanted.keys() ^ flat.keys() if not name.startswith("head_")]
+  bad = [name for name in bad if not name.startswith("head_")] + [name for name in bad if name.startswith("head_")]
+  if bad:
+    raise ConfigError(f"config.init_from={cfg.init_from!r}: parameters missing, unknown or of another shape: {', '.join(bad)}")
+  heads = lambda names: ", ".join(sorted({name.split("/", 1)[0] for name in names})) or "none"
+  notice = f"new: {heads(wanted.keys() - flat.keys())}; left out: {heads(flat.keys() - wanted.keys())}"
+  kept = {name: flat[name] for name in wanted.keys() & flat.keys()}
+  digest = tree.sha256(tree.unflatten(flat))
+  assert digest is not None
+  return Base(workdir, step, digest, kept, notice)

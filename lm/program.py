@@ -1,0 +1,160 @@
+"""The compiled side of a run: abstract state, its shardings, and the executables of every declared shape.
+
+Shape first, then shard, then materialise; the same abstract state serves initialisation, restore and compilation.
+Everything is compiled ahead of time: an undeclared shape is an error, never a silent recompilation.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm import sharding, tree
+from lm.models.model import Model
+from lm.optim import Optimizer
+from lm.peft.peft import Peft
+from lm.shapes import Batch
+from lm.state import TrainState
+from lm.step import make_eval_step, make_train_step
+from lm.tasks.objective import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """Everything that decides the executables. No seed and no data: runs that differ only there share one program."""
+
+  model: Model
+  objective: Objective
+  peft: Peft
+  optimizer: Optimizer
+  total_steps: int
+  accumulation: int
+  mesh: jax.sharding.Mesh
+
+
+class Program:
+  """The state and the steps of one `Spec`."""
+
+  def __init__(self, spec: Spec):
+    self.spec = spec
+    rng = jax.random.key(0)
+    boxed = jax.eval_shape(self._init_params, rng, {})
+    self.axes = sharding.logical_axes(boxed)
+    sharding.check_rules(self.axes)
+    trains = {name: spec.peft.trainable(name) for name in self.axes}
+    self.trainable = {name: bool(np.any(value)) for name, value in trains.items()}
+    self._layer_masks = {
+      name: np.asarray(value, np.float32) for name, value in trains.items() if np.ndim(value) and not np.all(value)
+    }
+    if not any(self.trainable.values()):
+      raise ValueError(f"config.peft={spec.peft}: no parameter trains")
+    self._optimizer = spec.optimizer.make(spec.total_steps, self.axes)
+    self.abstract = jax.eval_shape(self._init_state, rng, {})
+    self._shardings = sharding.param_shardings(self.abstract, self.axes, spec.mesh)
+    self._compiled: dict[Any, Any] = {}
+
+  @property
+  def num_params(self) -> dict[str, int]:
+    """Scalars in all parameters and in those that train."""
+    trainable = tree.count(self.abstract.params)
+    return {"total": trainable + tree.count(self.abstract.frozen), "trainable": trainable}
+
+  @property
+  def abstract_sharded(self) -> TrainState:
+    """The state's shapes with the shardings they live on, for restoring a checkpoint."""
+    with_sharding = lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+    return jax.tree.map(with_sharding, self.abstract, self._shardings)
+
+  def init(self, rng: jax.Array, base: dict[str, Any]) -> TrainState:
+    """A fresh state, created in place on its shardings.
+
+    Args:
+      base: parameters by name that replace random ones (names of the model before the PEFT method adds its own).
+    """
+    key = ("init", *((name, leaf.shape) for name, leaf in sorted(base.items())))
+    with self._context():
+      if key not in self._compiled:
+        self._compiled[key] = jax.jit(self._init_state, out_shardings=self._shardings).lower(rng, base).compile()
+      return self._compiled[key](rng, base)
+
+  def compile(self, batches: list[Batch], eval_batches: list[tuple[str, Batch]]) -> None:
+    """Compiles the train step for every shape of `batches`, and the eval step for every (task key, shape)."""
+    for batch in batches:
+      self._train_step(batch)
+    for key, batch in eval_batches:
+      self._eval_step(key, batch)
+
+  def train(self, state: TrainState, batch: Batch, rng: jax.Array) -> tuple[TrainState, dict[str, Any]]:
+    """One optimizer step; the old state's buffers are given to the new one."""
+    compiled = self._compiled.get(("train", _signature(batch)))
+    if compiled is None:
+      raise RuntimeError(f"batch of a shape that was not declared before the first step: {_signature(batch)}")
+    return compiled(state, batch, rng)
+
+  def evaluate(self, key: str, params: dict, batch: Batch) -> dict[str, Any]:
+    """Sums, weights and predictions of one task's batch. params: the full tree."""
+    return self._eval_step(key, batch)(params, batch)
+
+  def _train_step(self, batch: Batch):
+    spec = self.spec
+    step = make_train_step(spec.objective, self._optimizer, spec.peft, self._layer_masks, spec.accumulation)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(spec.mesh))
+    return self._compile(("train", _signature(batch)), step, (self.abstract_sharded, self._abstract(batch), rng), True)
+
+  def _eval_step(self, key: str, batch: Batch):
+    abstract = self.abstract_sharded
+    params = tree.merge(abstract.params, abstract.frozen)
+    step = make_eval_step(self.spec.objective.only(key))
+    return self._compile(("eval", key, _signature(batch)), step, (params, self._abstract(batch)), False)
+
+  def _compile(self, key: Any, function: Any, arguments: tuple, train: bool):
+    if key not in self._compiled:
+      everywhere = sharding.replicated(self.spec.mesh)
+      out = (self._shardings, everywhere) if train else everywhere
+      jitted = jax.jit(function, out_shardings=out, donate_argnums=(0,) if train else ())
+      with self._context():
+        self._compiled[key] = jitted.lower(*arguments).compile()
+    return self._compiled[key]
+
+  def _context(self):
+    stack = contextlib.ExitStack()
+    stack.enter_context(jax.set_mesh(self.spec.mesh))
+    stack.enter_context(nn.logical_axis_rules(sharding.RULES))
+    return stack
+
+  def _abstract(self, batch: Batch) -> Batch:
+    place = sharding.batch_sharding(self.spec.mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), dict(batch))
+
+  def _init_params(self, rng: jax.Array, base: dict[str, Any]) -> dict:
+    boxed = tree.flatten(self.spec.model.init(rng))
+    for name, value in base.items():
+      boxed[name] = boxed[name].replace(value=jnp.asarray(value, boxed[name].value.dtype))
+    return self.spec.peft.attach(tree.unflatten(boxed), jax.random.fold_in(rng, 1))
+
+  def _init_state(self, rng: jax.Array, base: dict[str, Any]) -> TrainState:
+    params, frozen = tree.split(nn.unbox(self._init_params(rng, base)), self.trainable.__getitem__)
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      frozen=frozen,
+      opt_state=self._optimizer.init(params),
+      peft_state=self.spec.peft.init_state(params),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def make_program(spec: Spec) -> Program:
+  """The program of a spec; equal specs of one process share it, so that a sweep over seeds compiles once."""
+  return Program(spec)
+
+
+def _signature(batch: Batch) -> tuple:
+  leaves = jax.tree_util.tree_leaves_with_path(dict(batch))
+  return tuple((tree.leaf_name(path), tuple(leaf.shape), str(leaf.dtype)) for path, leaf in leaves)
