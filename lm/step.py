@@ -69,15 +69,14 @@ def make_train_step(
   return train_step
 
 
-def make_eval_step(objective: Objective) -> Callable[[dict, dict, Batch], Metrics]:
-  """Builds step(params, frozen, batch) -> {"sums", "weights", "predictions"} without noise."""
+def make_eval_step(objective: Objective) -> Callable[[dict, Batch], Metrics]:
+  """Builds step(params, batch) -> {"sums", "weights", "predictions"} without noise; params is the full tree."""
 
-  def eval_step(params: dict, frozen: dict, batch: Batch) -> Metrics:
-    full = tree.merge(params, frozen)
+  def eval_step(params: dict, batch: Batch) -> Metrics:
     return {
-      "sums": objective.sums(full, batch),
+      "sums": objective.sums(params, batch),
       "weights": objective.denominators(batch),
-      "predictions": objective.predict(full, batch),
+      "predictions": objective.predict(params, batch),
     }
 
   return eval_step

@@ -33,7 +33,7 @@ class Causal(Task):
   def prepare(self, example, tok):
     return [{"tokens": np.asarray([tok.bos_id, *tok.encode(example["text"]), tok.eos_id], np.int32)}]
 
-  def corrupt(self, rows, noise, width):
+  def corrupt(self, rows, noise, tok, width):
     weights_RT = (rows["segment_ids"] > 0).astype(np.float32)
     return {"tokens": rows["tokens"], "targets": rows["targets"], "weights": weights_RT}
 

@@ -41,7 +41,7 @@ class Classify(Task):
     tokens = [tok.cls_id, *tok.encode(example["text"]), tok.sep_id]
     return [{"tokens": np.asarray(tokens, np.int32), "label": np.int32(self.labels.index(example["label"]))}]
 
-  def corrupt(self, rows, noise, width):
+  def corrupt(self, rows, noise, tok, width):
     weights_R = (rows["segment_ids"][:, 0] > 0).astype(np.float32)
     return {"tokens": rows["tokens"], "label": rows["label"], "weights": weights_R}
 

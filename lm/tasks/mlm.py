@@ -50,8 +50,8 @@ class Mlm(Task):
   def target_counts(self, lengths_N):
     return corrupt.num_chosen(lengths_N, self.mask_rate)
 
-  def corrupt(self, rows, noise, width):
-    tok, tokens_RT = rows["tokenizer"], rows["tokens"]
+  def corrupt(self, rows, noise, tok, width):
+    tokens_RT = rows["tokens"]
     eligible_RT = (rows["segment_ids"] > 0) & ~np.isin(tokens_RT, tok.special_ids)
     chosen_RT = corrupt.choose(eligible_RT, rows["segment_ids"], self.mask_rate, noise)
     masked_RT = corrupt.mask_tokens(tokens_RT, chosen_RT, noise, tok, self.mask_share, self.random_share)

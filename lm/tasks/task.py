@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from lm.data.corrupt import Noise
+from lm.data.tokenizer import Tokenizer
 from lm.models.heads import HeadSpec
 from lm.models.model import Forward
 from lm.shapes import Field
@@ -46,7 +47,7 @@ class Task:
     """The arrays of a row before corruption. `tokens` is always there."""
     raise NotImplementedError
 
-  def prepare(self, example: Mapping[str, Any], tok: Any) -> list[dict[str, np.ndarray]]:
+  def prepare(self, example: Mapping[str, Any], tok: Tokenizer) -> list[dict[str, np.ndarray]]:
     """One example to any number of sequences of named columns. No randomness: the result is stored once."""
     raise NotImplementedError
 
@@ -59,10 +60,10 @@ class Task:
     del lengths_N
     return None
 
-  def corrupt(self, rows: Arrays, noise: Noise, width: int | None) -> dict[str, np.ndarray]:
+  def corrupt(self, rows: Arrays, noise: Noise, tok: Tokenizer, width: int) -> dict[str, np.ndarray]:
     """Rows [R, T] to the task's arrays, with a new `tokens` where the model should read another. Vectorised, numpy.
 
-    width: the number of predicted positions P that fits every row of the plan, if `target_counts` gives counts.
+    width: the number of predicted positions P that fits every row of the plan (T where `target_counts` gives None).
     """
     raise NotImplementedError
 

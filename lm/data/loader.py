@@ -1,0 +1,238 @@
+"""Batches as a pure function of (seed, step): plan, epoch permutation, gather, corrupt, scatter. Nothing to save or restore.
+
+A host may ask for its rows only; they are bit-identical to those rows of the whole batch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lm.config import ConfigError
+from lm.data import plan as plans
+from lm.data.corrupt import Noise
+from lm.data.mix import Mixture
+from lm.data.plan import Plan
+from lm.data.store import Store
+from lm.data.tokenizer import Tokenizer
+from lm.shapes import INPUTS, Batch
+
+EMPTY = -1  # the row of a batch that holds nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamData:
+  """One stream's stored corpus. key: where its task's arrays stand in a batch. weight: its share of rows."""
+
+  name: str
+  key: str
+  task: Any
+  store: Store
+  tok: Tokenizer
+  weight: float = 1.0
+
+
+class Rows:
+  """The rows of one stream at one row length, by number in its plan."""
+
+  def __init__(self, stream: StreamData, seq_len: int, seed: int):
+    self.stream, self.seq_len, self._seed = stream, seq_len, seed
+    task, store = stream.task, stream.store
+    shift = max(field.shift for field in task.fields.values())
+    lengths = task.row_cost(np.maximum(store.lengths - shift, 0))
+    self.plan: Plan = plans.pack(lengths, seq_len, seed) if task.packed else plans.pad(lengths, seq_len)
+    if not self.plan.num_rows:
+      raise ConfigError(f"stream {stream.name!r}: no sequence of one token or more")
+    counts = task.target_counts(self.plan.stop - self.plan.start)
+    widest = seq_len if counts is None else int(self.plan.row_sums(counts).max())
+    self.width = min(-(-widest // 8) * 8, seq_len) if counts is not None else seq_len
+    self._columns = {c: (store.values(c), np.asarray(store.offsets(c))) for c in store.columns}
+
+  def read(self, rows: np.ndarray, epochs: np.ndarray, length: int) -> dict[str, np.ndarray]:
+    """The task's arrays of these rows [R, length], corrupted, with tokens, segment_ids and positions among them.
+
+    rows may hold EMPTY, which gives a row of padding.
+    """
+    plan, fields = self.plan, self.stream.task.fields
+    filled = rows != EMPTY
+    first = np.where(filled, plan.row_offsets[rows], 0)
+    num_pieces = np.where(filled, plan.row_offsets[rows + 1] - first, 0)
+    row_of_piece = np.repeat(np.arange(len(rows)), num_pieces)
+    rank = np.arange(len(row_of_piece)) - np.repeat(np.cumsum(num_pieces) - num_pieces, num_pieces)
+    piece = first[row_of_piece] + rank
+    sizes = plan.stop[piece] - plan.start[piece]
+    # One entry per token from here on: its piece, its place in the piece, and where it goes in [R, length].
+    starts = np.cumsum(sizes) - sizes
+    within = np.arange(sizes.sum()) - np.repeat(starts, sizes)
+    tokens_of_row = np.bincount(row_of_piece, sizes, len(rows)).astype(np.int64)
+    before_row = np.cumsum(tokens_of_row) - tokens_of_row
+    target = np.repeat(row_of_piece * length + starts - before_row[row_of_piece], sizes) + within
+    offset = np.repeat(plan.start[piece], sizes) + within
+    sequence = plan.sequence[piece]
+
+    def spread(values: Any, dtype: str, pad: int = 0) -> np.ndarray:
+      flat = np.full(len(rows) * length, pad, dtype)
+      flat[target] = values
+      return flat.reshape(len(rows), length)
+
+    found = {}
+    for name, field in fields.items():
+      values, offsets = self._columns[field.column or name]
+      if field.dims == ("T",):
+        found[name] = spread(values[np.repeat(offsets[sequence], sizes) + offset + field.shift], field.dtype, field.pad)
+      else:
+        found[name] = np.full(len(rows), field.pad, field.dtype)
+        found[name][row_of_piece] = values[offsets[sequence]]
+    found["segment_ids"] = spread(np.repeat(rank + 1, sizes), "int32")
+    found["positions"] = spread(within, "int32")
+    noise = Noise(self._seed, epochs, spread(np.repeat(sequence, sizes), "int64"), spread(offset, "int64"))
+    width = min(self.width, length)
+    inputs = {name: found[name] for name in ("tokens", "segment_ids", "positions")}
+    return inputs | self.stream.task.corrupt(found, noise, self.stream.tok, width)
+
+
+class Loader:
+  """The training batches of all streams."""
+
+  def __init__(
+    self, streams: Sequence[StreamData], *, batch_size: int, seq_len: int, buckets: tuple[int, ...] = (), seed: int = 0
+  ):
+    self._streams, self._batch_size, self._seq_len, self._seed = tuple(streams), batch_size, seq_len, seed
+    self._rows = [Rows(stream, seq_len, seed) for stream in streams]
+    self._mixture = Mixture([stream.weight for stream in streams])
+    self._buckets = _Buckets(self._rows[0].plan.row_lengths, batch_size, buckets) if buckets else None
+    if buckets and any(stream.task.packed for stream in streams):
+      raise ConfigError(f"config.length_buckets={buckets}: packed rows are always full; leave it ()")
+
+  @property
+  def rows_per_epoch(self) -> int:
+    """Rows until the first stream has been read once (batches times their size where rows stand in buckets)."""
+    if self._buckets:
+      return self._buckets.num_batches * self._batch_size
+    shares = np.array([stream.weight for stream in self._streams])
+    return int(np.ceil(min(rows.plan.num_rows / share for rows, share in zip(self._rows, shares / shares.sum(), strict=True))))
+
+  def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+    """The global batch of a step (from 0), or some of its rows."""
+    wanted = np.arange(self._batch_size)[rows]
+    if self._buckets:
+      epoch, index = divmod(step, self._buckets.num_batches)
+      length, numbers = self._buckets.batch(self._seed, epoch, index)
+      return self._assemble(wanted, np.zeros_like(wanted), numbers[wanted], np.full(len(wanted), epoch), length)
+    stream, nth = self._mixture.locate(step * self._batch_size + wanted)
+    numbers, epochs = np.empty_like(nth), np.empty_like(nth)
+    for i, source in enumerate(self._rows):
+      mine = np.flatnonzero(stream == i)
+      epochs[mine] = nth[mine] // source.plan.num_rows
+      for epoch in np.unique(epochs[mine]):
+        now = mine[epochs[mine] == epoch]
+        order = _permutation(self._seed, i, int(epoch), source.plan.num_rows)
+        numbers[now] = order[nth[now] % source.plan.num_rows]
+    return self._assemble(wanted, stream, numbers, epochs, self._seq_len)
+
+  def shapes(self) -> list[Batch]:
+    """An empty batch of every shape that `batch` gives."""
+    wanted = np.arange(self._batch_size)
+    nothing = np.full(self._batch_size, EMPTY)
+    lengths = self._buckets.lengths if self._buckets else (self._seq_len,)
+    return [self._assemble(wanted, np.zeros_like(wanted), nothing, np.zeros_like(wanted), n) for n in lengths]
+
+  def report(self) -> str:
+    """A line per stream: rows, how much of them is real tokens, what was split or cut."""
+    lines = []
+    for stream, rows in zip(self._streams, self._rows, strict=True):
+      plan, num_tokens = rows.plan, int(rows.plan.row_lengths.sum())
+      space = self._buckets.num_tokens if self._buckets else plan.num_rows * self._seq_len
+      cut = f"{plan.num_split:,} split" if stream.task.packed else f"{plan.num_truncated:,} cut"
+      lines.append(
+        f"data {stream.name}: {stream.store.num_sequences:,} sequences ({cut}), {num_tokens:,} tokens in "
+        f"{plan.num_rows:,} rows of {self._seq_len}, {num_tokens / space:.1%} real"
+      )
+    return "\n".join(lines)
+
+  def _assemble(self, wanted, stream, numbers, epochs, length) -> Batch:
+    """Rows read per stream, scattered to their places; a task's arrays are zero in rows of other tasks."""
+    batch: dict[str, dict[str, np.ndarray]] = {INPUTS: {"row": wanted.astype(np.int32)}}
+    for i, source in enumerate(self._rows):
+      mine = np.flatnonzero(stream == i)
+      for name, values in source.read(numbers[mine], epochs[mine], length).items():
+        part = batch.setdefault(INPUTS if name in ("tokens", "segment_ids", "positions") else source.stream.key, {})
+        shape = (len(wanted), *values.shape[1:])
+        if name in part and part[name].shape != shape:  # two streams of one task, of different width
+          shape = tuple(np.maximum(part[name].shape, shape))
+          part[name] = np.pad(part[name], [(0, s - p) for s, p in zip(shape, part[name].shape, strict=True)])
+        whole = part.setdefault(name, np.zeros(shape, values.dtype))
+        whole[(mine, *(slice(size) for size in values.shape[1:]))] = values
+    return batch
+
+
+class EvalLoader:
+  """Every row of one stream's split once, in a fixed order and with the noise of epoch 0; the last batch is filled up."""
+
+  def __init__(self, stream: StreamData, *, batch_size: int, seq_len: int, buckets: tuple[int, ...] = ()):
+    self._rows = Rows(stream, seq_len, seed=0)
+    self._batch_size = batch_size
+    lengths = self._rows.plan.row_lengths
+    self._buckets = _Buckets(lengths, batch_size, buckets or (seq_len,))
+
+  def __len__(self) -> int:
+    return self._buckets.num_batches
+
+  def __iter__(self) -> Iterator[tuple[Batch, np.ndarray]]:
+    """(batch, [B] number of each row's first stored sequence, EMPTY for filled-up rows)."""
+    plan = self._rows.plan
+    for length, numbers in self._buckets.in_order():
+      first = plan.sequence[plan.row_offsets[np.maximum(numbers, 0)]]
+      yield self._batch(numbers, length), np.where(numbers == EMPTY, EMPTY, first)
+
+  def shapes(self) -> list[Batch]:
+    """An empty batch of every shape."""
+    return [self._batch(np.full(self._batch_size, EMPTY), length) for length in self._buckets.lengths]
+
+  def _batch(self, numbers: np.ndarray, length: int) -> Batch:
+    arrays = self._rows.read(numbers, np.zeros(len(numbers), np.int64), length)
+    inputs = {name: arrays.pop(name) for name in ("tokens", "segment_ids", "positions")}
+    inputs["row"] = np.arange(len(numbers), dtype=np.int32)
+    return {INPUTS: inputs, self._rows.stream.key: arrays}
+
+
+class _Buckets:
+  """Batches of rows of similar length. What does not fill a batch moves up to the next length, at last beside EMPTY."""
+
+  def __init__(self, row_lengths: np.ndarray, batch_size: int, lengths: tuple[int, ...]):
+    self.lengths, self._batch_size = lengths, batch_size
+    self._bucket = np.searchsorted(np.asarray(lengths), row_lengths)
+    sizes = [length for length, _ in self.in_order()]
+    self.num_batches = len(sizes)
+    self.num_tokens = sum(sizes) * batch_size
+
+  def in_order(self, rng: np.random.Generator | None = None) -> list[tuple[int, np.ndarray]]:
+    """(length, row numbers [B]) of all batches; rows within a bucket in the order of `rng`, or of the plan."""
+    batches, carried = [], np.zeros(0, np.int64)
+    for i, length in enumerate(self.lengths):
+      mine = np.flatnonzero(self._bucket == i)
+      numbers = np.concatenate([carried, rng.permutation(mine) if rng is not None else mine])
+      full = len(numbers) // self._batch_size * self._batch_size
+      batches += [(length, part) for part in numbers[:full].reshape(-1, self._batch_size)]
+      carried = numbers[full:]
+    if len(carried):
+      batches.append((self.lengths[-1], np.pad(carried, (0, self._batch_size - len(carried)), constant_values=EMPTY)))
+    return batches
+
+  def batch(self, seed: int, epoch: int, index: int) -> tuple[int, np.ndarray]:
+    """Batch number `index` of an epoch."""
+    return self._epoch(seed, epoch)[index]
+
+  @functools.lru_cache(maxsize=2)  # noqa: B019 - a loader lives as long as its run
+  def _epoch(self, seed: int, epoch: int) -> list[tuple[int, np.ndarray]]:
+    rng = np.random.default_rng([seed, epoch])
+    batches = self.in_order(rng)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(seed: int, stream: int, epoch: int, num_rows: int) -> np.ndarray:
+  """The order of a stream's rows in an epoch."""
+  return np.random.default_rng([seed, stream, epoch]).permutation(num_rows)

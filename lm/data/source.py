@@ -1,0 +1,22 @@
+"""The contract of a source: random access to raw examples of one split, and a fingerprint of all of them."""
+
+from typing import Any, Protocol
+
+
+class Source(Protocol):
+  """A frozen dataclass with a field `split` ("train", "validation" or "test").
+
+  A source of labelled examples also has `labels`, the label set of its training split as a tuple of names.
+  """
+
+  split: str
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """One example, e.g. {"text": "...", "label": "json"}."""
+    ...
+
+  def fingerprint(self) -> str:
+    """Changes whenever any example does."""
+    ...

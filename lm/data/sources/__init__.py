@@ -1,0 +1,1 @@
+"""One file per format: a source is random access to raw examples."""

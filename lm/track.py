@@ -1,0 +1,148 @@
+"""What a run says and keeps while it trains: one console line, metrics.jsonl, TensorBoard, the exact losses, wall times."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+
+class Tracker:
+  """Writes scalars to metrics.jsonl (the source of truth) and TensorBoard, and keeps one console line up to date.
+
+  resume_step: lines of later steps, written before an interruption, are taken out, since those steps run again.
+  """
+
+  def __init__(self, workdir: Path, *, total_steps: int, resume_step: int = 0, stream: IO[str] | None = None):
+    from tensorboardX import SummaryWriter
+
+    self._path = workdir / "metrics.jsonl"
+    self._total, self._first = total_steps, resume_step
+    self._stream = stream or sys.stderr
+    self._began = time.perf_counter()
+    self._line = ""
+    _keep_until(self._path, resume_step)
+    self._file = self._path.open("a")
+    self._events = SummaryWriter(str(workdir), purge_step=resume_step + 1 if resume_step else None)
+
+  def __enter__(self) -> "Tracker":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self.say("")
+    self._file.close()
+    self._events.close()
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    """One object per call; a value that is not finite is null, as JSON has no name for it."""
+    values = {name: float(value) if math.isfinite(value) else None for name, value in scalars.items()}
+    self._file.write(json.dumps({"step": step, "time": time.time(), **values}) + "\n")
+    self._file.flush()
+    for name, value in scalars.items():
+      self._events.add_scalar(name, value, step)
+    self._events.flush()
+
+  def progress(
+    self, step: int, loss: float, learning_rate: float, rate: float, *, mfu: float | None = None, data_wait: float = 0.0
+  ) -> None:
+    """The state of the run in one line. rate: tokens per second. data_wait: share of the time spent waiting for data."""
+    pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
+    parts = [f"step {step}/{self._total}", f"loss {loss:.4f}", f"lr {learning_rate:.2e}", f"{rate:,.0f} tokens/s"]
+    parts += [] if mfu is None else [f"MFU {mfu:.1%}"]
+    parts += [f"data wait {data_wait:.1%}", f"ETA {_duration(pace * (self._total - step))}"]
+    line = "  ".join(parts)
+    if self._stream.isatty():
+      self._stream.write("\r\x1b[2K" + line)
+      self._line = line
+    else:
+      self._stream.write(line + "\n")
+    self._stream.flush()
+
+  def say(self, text: str) -> None:
+    """Prints text above the progress line; an empty text only ends that line."""
+    if self._line:
+      self._stream.write("\n" if not text else "\r\x1b[2K")
+    self._stream.write(f"{text}\n" if text else "")
+    if self._line and text:
+      self._stream.write(self._line)
+    self._line = self._line if text else ""
+    self._stream.flush()
+
+
+class Losses:
+  """The exact loss of every step, little-endian fp32, in `losses.f32`."""
+
+  def __init__(self, path: Path):
+    self._path = path
+    path.touch()
+    self._file = path.open("r+b")
+    self._file.seek(0, os.SEEK_END)
+
+  def append(self, values: Sequence[float] | np.ndarray) -> None:
+    """Adds the losses of the next steps."""
+    self._file.write(np.asarray(values, "<f4").tobytes())
+
+  def flush(self) -> None:
+    """Returns when everything is on disk."""
+    self._file.flush()
+    os.fsync(self._file.fileno())
+
+  def truncate(self, step: int) -> None:
+    """Keeps the losses of the first `step` steps."""
+    self._file.flush()
+    self._file.truncate(4 * step)
+    self._file.seek(0, os.SEEK_END)
+    assert self._file.tell() == 4 * step, f"{self._path} is shorter than {step} steps"
+
+  def read(self) -> np.ndarray:
+    """All losses so far."""
+    self._file.flush()
+    return np.fromfile(self._path, "<f4")
+
+  def sha256(self) -> str:
+    """Hash of all bytes."""
+    self._file.flush()
+    return hashlib.sha256(self._path.read_bytes()).hexdigest()
+
+
+class Clock:
+  """Adds up wall time by name; while one name is timed, the time of others inside it is theirs only."""
+
+  def __init__(self) -> None:
+    self.seconds: dict[str, float] = {}
+
+  @contextlib.contextmanager
+  def __call__(self, name: str) -> Iterator[None]:
+    before, began = sum(self.seconds.values()), time.perf_counter()
+    try:
+      yield
+    finally:
+      inside = sum(self.seconds.values()) - before
+      self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began - inside
+
+
+def _keep_until(path: Path, step: int) -> None:
+  """Takes lines of later steps out of a metrics file, and a last line that was cut off while it was written."""
+  if not path.is_file():
+    return
+  kept: list[str] = []
+  for line in path.read_text().splitlines():
+    with contextlib.suppress(json.JSONDecodeError):
+      entry: dict[str, Any] = json.loads(line)
+      if entry["step"] <= step and (step or entry["step"]):
+        kept.append(line + "\n")
+  path.write_text("".join(kept))
+
+
+def _duration(seconds: float) -> str:
+  """72 -> '1:12', 3672 -> '1:01:12'."""
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
