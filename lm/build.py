@@ -41,7 +41,7 @@ def make_run(cfg: Config) -> Run:
   accumulation = _accumulation(cfg, sharding.num_batch_shards(mesh))
 
   source = functools.cache(lambda name, split: plug.make("data", cfg.all_streams[name].data, split=split))
-  tasks = {name: _make_task(name, stream, source, architecture) for name, stream in cfg.all_streams.items()}
+  tasks = {name: _make_task(name, stream, source, architecture, tok) for name, stream in cfg.all_streams.items()}
   keys = _task_keys(tasks)
   cache_dir = Path(cfg.cache_dir or os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/lm").expanduser()
 
@@ -161,7 +161,7 @@ def _make_architecture(cfg: Config, base_cfg: Config | None, tok: Tokenizer) -> 
   return architecture
 
 
-def _make_task(name: str, stream: Stream, source: Any, architecture: TransformerConfig) -> Task:
+def _make_task(name: str, stream: Stream, source: Any, architecture: TransformerConfig, tok: Tokenizer) -> Task:
   """The stream's task; a task with an empty label set gets that of the training split."""
   task: Task = plug.make("task", stream.task)
   if getattr(task, "labels", None) == ():
@@ -172,10 +172,13 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
         f" data {stream.data.name!r} as configured has {len(labels)}"
       )
     task = dataclasses.replace(task, labels=tuple(labels))
+  if task.needs_mask and tok.mask_id is None:
+    raise ConfigError(f"stream {name!r}: task {stream.task.name!r} needs a tokenizer with a mask token; this one has none")
   if task.causal is not None and task.causal != architecture.causal:
     kinds = {True: "autoregressive (model.causal=True)", False: "bidirectional (model.causal=False)"}
     raise ConfigError(
-      f"stream {name!r}: task {stream.task.name!r} needs a backbone that is {kinds[task.causal]}, this one is {kinds[architecture.causal]}"
+      f"stream {name!r}: task {stream.task.name!r} needs a backbone that is {kinds[task.causal]},"
+      f" this one is {kinds[architecture.causal]}"
     )
   return task
 

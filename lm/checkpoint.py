@@ -21,11 +21,11 @@ class Checkpoints:
   def __init__(self, directory: Path, keep: int = 1):
     from orbax.checkpoint import v1 as ocp
 
-    policies = ocp.training.preservation_policies
+    latest: Any = ocp.training.preservation_policies.LatestN(keep)
     self._errors = (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError)
     self._directory = directory
     self._checkpointer = ocp.training.Checkpointer(
-      directory.absolute(), preservation_policy=policies.LatestN(keep), cleanup_tmp_directories=True
+      str(directory.absolute()), preservation_policy=latest, cleanup_tmp_directories=True
     )
 
   def __enter__(self) -> "Checkpoints":
@@ -76,9 +76,9 @@ def load_params(directory: Path) -> tuple[int, dict[str, Any]]:
     raise ConfigError(f"config.init_from: no checkpoint in {directory}")
   path = directory / str(steps[-1])
   try:
-    metadata = ocp.checkpointables_metadata(path.absolute()).metadata
+    metadata = ocp.checkpointables_metadata(str(path.absolute())).metadata
     to_host = lambda leaf: np.zeros(leaf.shape, leaf.dtype)
-    saved = ocp.load_checkpointables(path.absolute(), {"params": jax.tree.map(to_host, metadata["params"])})
+    saved = ocp.load_checkpointables(str(path.absolute()), {"params": jax.tree.map(to_host, metadata["params"])})
   except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
     raise unreadable(path, error) from error
   return steps[-1], saved["params"]

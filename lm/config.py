@@ -102,13 +102,13 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 PLUGS = ("model", "task", "data", "peft", "optimizer")
 
 
-def load(path: str, overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> Config:
+def load(path: str, overrides: dict[str, Any] | list[tuple[str, Any]] | None = None) -> Config:
   """The config of a file 'configs/x.py' or 'configs/x.py:argument', with overrides by dotted name.
 
   >>> load("configs/tiny.py", {"optimizer.learning_rate": 3e-4, "peft": "lora(rank=16)"})  # doctest: +SKIP
   """
   values = _run_file(path)
-  for name, value in overrides.items() if isinstance(overrides, Mapping) else overrides:
+  for name, value in overrides.items() if isinstance(overrides, dict) else overrides or ():
     _override(values, name.split("."), _parse(value), name)
   return from_dict(values)
 
@@ -232,9 +232,9 @@ def _override(values: dict[str, Any], path: list[str], value: Any, name: str) ->
     return
   below = values.get(head)
   if isinstance(below, str | Plug):
-    below = _plug(name, below).to_dict()
+    below = parse_plug(name, below).to_dict()
   if below is None and head in FIELDS and isinstance(FIELDS[head].default, Plug):
-    below = FIELDS[head].default.to_dict()
+    below = getattr(Config(), head).to_dict()
   if below is not None and not isinstance(below, Mapping):
     raise ConfigError(f"config.{name}: {head!r} has no settings below it")
   values[head] = dict(below or {})
@@ -274,7 +274,7 @@ def _value_of(node: ast.expr) -> Any:
   return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 
-def _plug(name: str, value: Any) -> Plug:
+def parse_plug(name: str, value: Any) -> Plug:
   if isinstance(value, Plug):
     return value
   if isinstance(value, str):
@@ -294,24 +294,24 @@ def _hashable(value: Any) -> Hashable:
 
 def _convert(name: str, value: Any) -> Any:
   if name in PLUGS:
-    return None if value is None else _plug(name, value)
+    return None if value is None else parse_plug(name, value)
   if name == "mesh":
     return _record(Mesh, name, value)
   if name == "streams":
     return tuple((key, _stream(f"streams.{key}", stream)) for key, stream in dict(value or {}).items())
   if name == "evaluators":
-    return tuple((key, _plug(f"evaluators.{key}", plug)) for key, plug in dict(value or {}).items())
+    return tuple((key, parse_plug(f"evaluators.{key}", plug)) for key, plug in dict(value or {}).items())
   return _scalar(f"config.{name}", value, FIELDS[name].type)
 
 
 def _stream(name: str, value: Any) -> Stream:
   if isinstance(value, Mapping) and {"task", "data"} <= value.keys():
-    plugs = {key: _plug(f"{name}.{key}", value[key]) for key in ("task", "data")}
+    plugs = {key: parse_plug(f"{name}.{key}", value[key]) for key in ("task", "data")}
     return _record(Stream, name, {**value, **plugs})
   raise ConfigError(f"config.{name}: expected task, data and weight, got {value!r}")
 
 
-def _record(kind: type, name: str, value: Any) -> Any:
+def _record(kind: Any, name: str, value: Any) -> Any:
   if not isinstance(value, Mapping):
     raise ConfigError(f"config.{name}: expected settings, got {value!r}")
   fields = {field.name: field for field in dataclasses.fields(kind)}

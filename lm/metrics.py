@@ -1,8 +1,9 @@
 """Metrics as (sum, weight) pairs, divided once at the end; and host metrics over all predictions of a split."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 def divide(sums: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
@@ -16,12 +17,12 @@ def add(totals: dict[str, float], parts: Mapping[str, float]) -> None:
     totals[name] = totals.get(name, 0.0) + float(value)
 
 
-def accuracy(labels: Sequence[int], predictions: Sequence[int]) -> float:
+def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
   """Share of equal entries."""
   return float(np.mean(np.asarray(labels) == np.asarray(predictions)))
 
 
-def macro_f1(labels: Sequence[int], predictions: Sequence[int], num_classes: int) -> float:
+def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> float:
   """Mean over classes of F1 = 2 tp / (2 tp + fp + fn); a class that is neither present nor predicted is left out.
 
   This is scikit-learn's `f1_score(average="macro")`, whose classes are those of labels and predictions.

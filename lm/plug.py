@@ -60,15 +60,15 @@ def make(kind: str, plug: Plug, **extra: Any) -> Any:
   return cls(**{**extra, **_checked(kind, plug.name, cls, options)})
 
 
-def _checked(kind: str, name: str, cls: type, options: dict[str, Any]) -> dict[str, Any]:
+def _checked(kind: str, name: str, cls: Any, options: dict[str, Any]) -> dict[str, Any]:
   fields = {field.name: field for field in dataclasses.fields(cls) if field.init and field.name != "run"}
   found = {}
   for option, value in options.items():
     if option not in fields:
       raise ConfigError(f"{kind} {name!r} has no option {option!r}{_nearest(option, fields)}")
     kinds: tuple[Any, ...] = getattr(fields[option].type, "__args__", None) or (fields[option].type,)
-    if hasattr(fields[option].type, "__origin__"):
-      kinds = (fields[option].type.__origin__,)
+    if origin := getattr(fields[option].type, "__origin__", None):
+      kinds = (origin,)
     if isinstance(value, float) and int in kinds and float not in kinds and value.is_integer():
       value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and float in kinds:

@@ -72,12 +72,15 @@ def param_shardings(params: Any, axes: Mapping[str, tuple[str | None, ...]], mes
   A leaf of the optimizer's state belongs to the parameter whose name ends its path; scalars and the like are replicated.
   A dim that the mesh axis does not divide is replicated.
   """
+
   def sharding(path, leaf):
     parts = tree.leaf_name(path).split("/")
     names = ("/".join(parts[i:]) for i in range(len(parts)))
     dims = next((axes[name] for name in names if name in axes and len(axes[name]) == leaf.ndim), (None,) * leaf.ndim)
-    spec = nn.logical_to_mesh_axes(dims, RULES)
-    fits = [axis if axis is not None and size % mesh.shape[axis] == 0 else None for axis, size in zip(spec, leaf.shape, strict=True)]
+    spec = nn.logical_to_mesh_axes(dims, RULES) or P()
+    fits = [
+      axis if axis is not None and size % mesh.shape[axis] == 0 else None for axis, size in zip(spec, leaf.shape, strict=True)
+    ]
     return NamedSharding(mesh, P(*fits))
 
   return jax.tree_util.tree_map_with_path(sharding, params)

@@ -61,7 +61,7 @@ def make_train_step(
     (total, sums), grads = _accumulate(jax.value_and_grad(loss, has_aux=True), state.params, batch, accumulation)
     grads = _mask_layers(grads, layer_masks)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, _mask_layers(updates, layer_masks))
+    params: Any = optax.apply_updates(state.params, _mask_layers(updates, layer_masks))
     params, peft_state = tuner.after_update(params, grads, state.peft_state, state.step)
     metrics = {"sums": sums, "weights": weights, "loss": total, "grad_norm": optax.global_norm(grads)}
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, peft_state=peft_state), metrics
@@ -93,7 +93,7 @@ def _accumulate(grad_of: Callable, params: dict, batch: Batch, accumulation: int
   return jax.lax.scan(body, zeros, micro)[0]
 
 
-def _mask_layers(values: dict, layer_masks: dict) -> dict:
+def _mask_layers(values: Any, layer_masks: dict) -> Any:
   if not layer_masks:
     return values
   scale = lambda name, x: x * layer_masks[name].reshape(-1, *[1] * (x.ndim - 1)) if name in layer_masks else x

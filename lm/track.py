@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -85,7 +85,7 @@ class Losses:
     self._file = path.open("r+b")
     self._file.seek(0, os.SEEK_END)
 
-  def append(self, values: Sequence[float] | np.ndarray) -> None:
+  def append(self, values: Sequence[Any] | np.ndarray) -> None:
     """Adds the losses of the next steps."""
     self._file.write(np.asarray(values, "<f4").tobytes())
 
@@ -119,7 +119,7 @@ class Clock:
     self.seconds: dict[str, float] = {}
 
   @contextlib.contextmanager
-  def __call__(self, name: str) -> Iterator[None]:
+  def __call__(self, name: str) -> Generator[None]:
     before, began = sum(self.seconds.values()), time.perf_counter()
     try:
       yield

@@ -238,7 +238,6 @@ class _Loop:
     self.tracker.write(done, {f"train/{name}": value for name, value in scalars.items()})
     self.tracker.progress(done, loss, learning_rate, rate, mfu=mfu, data_wait=wait_share)
 
-
   def _utilisation(self, rate: float) -> float | None:
     run, cfg = self.run, self.run.program.spec.model.cfg
     total = run.program.num_params["total"]

@@ -77,6 +77,7 @@ def mask_tokens(
   kind_RT = noise.uniform(1)
   ordinary = np.setdiff1d(np.arange(tok.vocab_size), tok.special_ids)
   random_RT = ordinary[(noise.bits(2) % np.uint64(len(ordinary))).astype(np.int64)]
+  assert tok.mask_id is not None, "the run was built with a tokenizer that has a mask token"
   masked_RT = np.where(chosen_RT & (kind_RT < mask_share), tok.mask_id, tokens_RT)
   swapped = chosen_RT & (kind_RT >= mask_share) & (kind_RT < mask_share + random_share)
   return np.where(swapped, random_RT, masked_RT).astype(tokens_RT.dtype)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from lm import metrics, sharding
 from lm.data.loader import EvalLoader
@@ -77,7 +76,7 @@ class SplitEvaluator(Evaluator):
     """Total sums and weights of the task's losses, by name without the task's key."""
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
-    strip = lambda parts: {name.split("/", 1)[1]: np.asarray(value) for name, value in parts.items()}
+    strip = lambda parts: {name.split("/", 1)[1]: float(value) for name, value in parts.items()}
     for result in results:
       metrics.add(sums, strip(result["sums"]))
       metrics.add(weights, strip(result["weights"]))

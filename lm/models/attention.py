@@ -58,7 +58,7 @@ class Attention(nn.Module):
       k_BTKC = Norm("rmsnorm", cfg.norm_eps, axis="channels", name="key_norm")(k_BTKC)
     if cfg.positions == "rotary":
       q_BTHC, k_BTKC = (rotate(x, positions_BT, cfg.rope_base) for x in (q_BTHC, k_BTKC))
-    if cache is not None:
+    if cache is not None and start is not None:
       write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=1)
       k_BTKC, v_BTKC = cache = (write(cache[0], k_BTKC), write(cache[1], v_BTKC))
     mixed_BTHC = Core(name="core")(q_BTHC, k_BTKC, v_BTKC, mask)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.models.layers import ACTIVATIONS, Dropout, Linear, Norm, broadcast_to_rank
+from lm.models.layers import ACTIVATIONS, Dropout, Linear, Norm, broadcast_to_rank, logical
 from lm.models.transformer_config import TransformerConfig
 
 
@@ -36,7 +36,9 @@ class LmHead(nn.Module):
   def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array) -> jax.Array:
     if self.cfg.tied:
       return _vocab_logits(h, table_VD)
-    out = Linear((self.cfg.vocab_size,), ("embed", "vocab"), bias=False, stddev=self.cfg.init_stddev, dtype=self.dtype, name="out")
+    out = Linear(
+      (self.cfg.vocab_size,), ("embed", "vocab"), bias=False, stddev=self.cfg.init_stddev, dtype=self.dtype, name="out"
+    )
     return out(h).astype(jnp.float32)
 
 
@@ -50,9 +52,11 @@ class MlmHead(nn.Module):
   @nn.compact
   def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array) -> jax.Array:
     cfg = self.cfg
-    dense = Linear((cfg.model_dim,), ("embed", "mlp"), bias=cfg.bias, stddev=cfg.init_stddev, dtype=self.dtype, name="transform")
+    dense = Linear(
+      (cfg.model_dim,), ("embed", "mlp"), bias=cfg.bias, stddev=cfg.init_stddev, dtype=self.dtype, name="transform"
+    )
     h = Norm(cfg.norm, cfg.norm_eps, cfg.bias, name="norm")(ACTIVATIONS[cfg.activation](dense(h)))
-    zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+    zeros = logical(nn.initializers.zeros, ("vocab",))
     bias_V = self.param("bias", zeros, (cfg.vocab_size,))
     if cfg.tied:
       logits = _vocab_logits(h, table_VD)

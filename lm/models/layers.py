@@ -4,14 +4,21 @@ Every module that holds parameters creates them in a compact `__call__`, so that
 Parameters are fp32 and carry logical axis names; compute is in `dtype`, norms in fp32.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 
-def normal(stddev: float, axes: tuple[str | None, ...]) -> nn.initializers.Initializer:
-  """Normal initializer whose parameter carries logical axis names."""
-  return nn.with_logical_partitioning(nn.initializers.normal(stddev), axes)
+def logical(initializer: nn.initializers.Initializer, axes: tuple[str | None, ...]) -> Any:
+  """The initializer of a parameter that carries logical axis names: a box when created, an array when applied."""
+  return nn.with_logical_partitioning(initializer, axes)
+
+
+def normal(stddev: float, axes: tuple[str | None, ...]) -> Any:
+  """Normal initializer of a parameter with logical axis names."""
+  return logical(nn.initializers.normal(stddev), axes)
 
 
 def broadcast_to_rank(x: jax.Array, rank: int) -> jax.Array:
@@ -35,7 +42,7 @@ class Linear(nn.Module):
     kernel = self.param("kernel", normal(self.stddev, self.axes), shape)
     y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), self.num_inputs)
     if self.bias:
-      zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[self.num_inputs :])
+      zeros = logical(nn.initializers.zeros, self.axes[self.num_inputs :])
       y = y + broadcast_to_rank(self.param("bias", zeros, self.features).astype(self.dtype), y.ndim)
     return y
 
@@ -54,10 +61,10 @@ class Norm(nn.Module):
     if self.kind == "layernorm":
       y = y - y.mean(-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
-    ones = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
+    ones = logical(nn.initializers.ones, (self.axis,))
     y = y * broadcast_to_rank(self.param("scale", ones, x.shape[-1:]), y.ndim)
     if self.kind == "layernorm" and self.bias:
-      zeros = nn.with_logical_partitioning(nn.initializers.zeros, (self.axis,))
+      zeros = logical(nn.initializers.zeros, (self.axis,))
       y = y + broadcast_to_rank(self.param("bias", zeros, x.shape[-1:]), y.ndim)
     return y.astype(x.dtype)
 

@@ -26,6 +26,7 @@ class Mlm(Task):
   random_share: float = 0.1
 
   causal = False
+  needs_mask = True
   head = "mlm"
 
   def __post_init__(self):

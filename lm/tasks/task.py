@@ -28,6 +28,8 @@ class Task:
   packed: ClassVar[bool] = True
   # What the backbone must be: True autoregressive, False bidirectional, None either.
   causal: ClassVar[bool | None] = None
+  # Whether the tokenizer must have a mask token.
+  needs_mask: ClassVar[bool] = False
   # Names of the settings that `prepare` reads: they decide whether a stored corpus can be used again.
   prepare_fields: ClassVar[tuple[str, ...]] = ()
   # Weight of each loss sum in the total; sums without one are metrics only.

@@ -1,0 +1,23 @@
+"""Fine-tune the masked model of configs/tiny_mlm.py on 'which module is this docstring from'; every parameter trains.
+
+python -m lm.main --config=experiments/docstring_module/full.py --workdir=runs/docstring_module/full-s0
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """arg: the pretrained workdir, by default runs/tiny_mlm."""
+  return ConfigDict(
+    dict(
+      init_from=arg or "runs/tiny_mlm",
+      task="classify",
+      data=dict(name="pydocs", label="module"),
+      optimizer=dict(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps="10%"),
+      seq_len=128,
+      batch_size=32,
+      total_steps="2 epochs",
+      eval_every="50%",
+      checkpoint_every="100%",
+    )
+  )

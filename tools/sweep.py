@@ -1,0 +1,34 @@
+"""python -m tools.sweep experiments/<slug>/sweep.py --workdir=DIR: runs a grid of configs and seeds, then compares them."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lm import sweep as sweeps
+from lm.main import set_up_process
+
+
+def main() -> int:
+  """Exit code: 0 all finished, 1 a trial failed or was interrupted, 2 bad input."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("sweep", help="a file with get_sweep()")
+  parser.add_argument("--workdir", required=True, type=Path, help="where the trials' workdirs and the table go")
+  args = parser.parse_args()
+  try:
+    sweep = sweeps.load_sweep(args.sweep)
+    trials = sweeps.make_trials(sweep, args.workdir)
+  except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  set_up_process()
+  from lm import build, train
+
+  records = sweeps.run_sweep(trials, args.workdir, lambda cfg, workdir: train.train(build.make_run(cfg), workdir))
+  table = sweeps.tabulate(records, sweep)
+  (args.workdir / "sweep.md").write_text(table)
+  print(table, end="")
+  return 0 if all(record["status"] == "finished" for record in records) else 1
+
+
+if __name__ == "__main__":
+  sys.exit(main())
