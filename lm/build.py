@@ -26,8 +26,11 @@ from lm.tasks.objective import Objective
 from lm.tasks.task import Task
 
 
-def make_run(cfg: Config) -> Run:
+def make_run(cfg: Config, devices: list[jax.Device] | None = None) -> Run:
   """Assembles tokenizer, tasks, data, model, PEFT method, optimizer, mesh and base.
+
+  Args:
+    devices: those of the mesh; all of the process's if not given.
 
   Raises:
     ValueError: a setting, its value, and what is accepted.
@@ -37,7 +40,7 @@ def make_run(cfg: Config) -> Run:
   architecture = _make_architecture(cfg, base_cfg, tok)
   peft: Peft = plug.make("peft", cfg.peft)
   optimizer: Optimizer = plug.make("optimizer", cfg.optimizer)
-  mesh = sharding.make_mesh(cfg.mesh, jax.devices())
+  mesh = sharding.make_mesh(cfg.mesh, devices or jax.devices())
   accumulation = _accumulation(cfg, sharding.num_batch_shards(mesh))
 
   source = functools.cache(lambda name, split: plug.make("data", cfg.all_streams[name].data, split=split))

@@ -1,0 +1,118 @@
+"""The promises of the loop: golden first losses, exact resume, one answer on any mesh, two tasks over one backbone."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lm import build, train
+from tests.conftest import LABELS, TEXTS, make_run
+
+DROPOUT = {"name": "bert-tiny", "num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64, "dropout_rate": 0.1}
+
+
+def losses(workdir):
+  """The exact losses of all steps."""
+  return np.fromfile(workdir / "losses.f32", "<f4")
+
+
+@pytest.mark.parametrize("task", ["causal", "mlm"])
+def test_first_ten_losses_are_golden(task, tmp_path, golden):
+  train.train(make_run(task), tmp_path)
+  golden(f"{task}_losses", losses(tmp_path).tolist())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_interrupted_and_resumed_is_bit_identical(seed, tmp_path):
+  settings = {"model": DROPOUT, "max_device_tokens": 128, "total_steps": 12, "seed": seed}
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  unbroken = train.train(make_run("mlm", **settings), whole)
+  calls = iter(range(1, 100))
+  where = int(np.random.default_rng(seed).integers(1, 11))
+  stopped = train.train(make_run("mlm", **settings), parts, stop=lambda: next(calls) > where)
+  assert (stopped["status"], stopped["step"]) == ("interrupted", where)
+  with (parts / "losses.f32").open("ab") as file:  # steps after the checkpoint, as a kill leaves them
+    file.write(b"\0" * 8)
+  resumed = train.train(make_run("mlm", **settings), parts)
+  assert resumed["status"] == "finished"
+  assert losses(parts).tobytes() == losses(whole).tobytes()
+  for name in ("loss_sha256", "params_sha256"):
+    assert resumed[name] == unbroken[name]
+  assert json.loads((whole / "manifest.json").read_text())["accumulation"] == 4
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tmp_path, capsys):
+  train.train(make_run(total_steps=2), tmp_path)
+  before = (tmp_path / "metrics.jsonl").read_bytes()
+  assert train.train(make_run(total_steps=2), tmp_path)["status"] == "finished"
+  assert "nothing to do" in capsys.readouterr().out
+  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  ("devices", "settings"),
+  [
+    (8, {}),
+    (8, {"mesh": {"data": 2, "fsdp": 4}}),
+    (8, {"mesh": {"data": 2, "fsdp": 2, "tensor": 2}}),
+    (1, {"max_device_tokens": 64}),
+    (1, {"loss_chunk": 16}),
+    (1, {"remat": "block"}),
+  ],
+  ids=["data-8", "fsdp-4", "tensor-2", "accumulate-8", "chunked-loss", "remat"],
+)
+def test_losses_agree_on_any_mesh(devices, settings, tmp_path):
+  model = {**DROPOUT, "name": "gpt2-tiny"}
+  train.train(make_run(model=model), tmp_path / "one")
+  train.train(make_run(model=model, devices=devices, **settings), tmp_path / "other")
+  np.testing.assert_allclose(losses(tmp_path / "other"), losses(tmp_path / "one"), rtol=0, atol=1e-5)
+
+
+def test_a_step_of_an_undeclared_shape_is_an_error():
+  run = make_run()
+  run.program.compile(run.loader.shapes(), [])
+  batch = run.loader.batch(0)
+  short = {part: {name: x[:4] for name, x in arrays.items()} for part, arrays in batch.items()}
+  with pytest.raises(RuntimeError, match="not declared"):
+    run.program.train(run.init_state(), short, run.noise_rng)
+
+
+def test_two_tasks_with_two_heads_train_in_one_run(tmp_path):
+  labelled = {"name": "memory", "texts": TEXTS, "text_labels": LABELS}
+  streams = {
+    "docs": {"task": "mlm", "data": {"name": "memory", "texts": TEXTS}, "weight": 3.0},
+    "kind": {"task": "classify", "data": labelled, "weight": 1.0},
+  }
+  summary = train.train(make_run("mlm", task=None, data=None, streams=streams, total_steps=20), tmp_path)
+  metrics = summary["metrics"]
+  assert {"train/docs/loss", "train/kind/loss", "eval/docs_validation/loss", "eval/kind_validation/macro_f1"} <= metrics.keys()
+  assert metrics["eval/kind_validation/loss"] < metrics["step0/eval/kind_validation/loss"]
+  assert metrics["eval/docs_validation/loss"] < metrics["step0/eval/docs_validation/loss"]
+
+
+def test_seeds_share_one_executable():
+  assert make_run(seed=1).program is make_run(seed=2).program
+  assert make_run(seed=1).program is not make_run(seed=1, total_steps=11).program
+
+
+def test_summary_has_the_names_that_tools_read(tmp_path):
+  summary = train.train(make_run(total_steps=4), tmp_path)
+  expected = {"status", "step", "metrics", "best", "params", "tokens", "tokens_per_sec", "peak_memory_bytes", "time"}
+  assert expected | {"loss_sha256", "params_sha256"} == summary.keys()
+  assert summary["time"].keys() == {"start-up", "compile", "train", "eval", "checkpoint", "data wait"}
+  assert {"eval/validation/loss", "eval/validation/bits_per_byte"} <= summary["metrics"].keys()
+  assert summary["params"]["total"] == summary["params"]["trainable"] > 0
+
+
+def test_fine_tuning_starts_from_the_base_and_keeps_it_frozen(tmp_path):
+  base, tuned = tmp_path / "base", tmp_path / "tuned"
+  train.train(make_run("mlm", total_steps=3), base)
+  settings = {"model": None, "tokenizer": "", "init_from": str(base), "peft": "lora", "total_steps": 5}
+  summary = train.train(make_run("classify", **settings), tuned)
+  assert summary["params"]["trainable"] < summary["params"]["total"] / 2
+  _, before = build.load_params(base)
+  _, after = build.load_params(tuned)
+  assert (before["backbone/embed/embedding"] == after["backbone/embed/embedding"]).all()
+  query = "backbone/blocks/attention/query/kernel"
+  assert (before[query] != after[query]).any()  # merged
+  assert not [name for name in after if "/lora/" in name]
