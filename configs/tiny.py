@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
       optimizer=dict(name="muon", learning_rate=0.02, adam_learning_rate=4e-3, schedule="linear", weight_decay=0.05),
       seq_len=256,
       batch_size=8,
-      total_steps=700,
+      total_steps=460,
       eval_every="20%",
       evaluators=dict(
         validation=dict(name="likelihood", split="validation"),

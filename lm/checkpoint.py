@@ -28,6 +28,8 @@ class Checkpoints:
       str(directory.absolute()), preservation_policy=latest, cleanup_tmp_directories=True
     )
 
+    self._saved_step = self.latest
+
   def __enter__(self) -> "Checkpoints":
     return self
 
@@ -41,7 +43,10 @@ class Checkpoints:
     return None if found is None else found.step
 
   def save(self, step: int, state: TrainState, with_frozen: bool) -> None:
-    """Starts to save; the arrays are copied before this returns, so the state may be donated."""
+    """Starts to save, unless that step is there; the arrays are copied before this returns, so the state may be donated."""
+    if step == self._saved_step:
+      return
+    self._saved_step = step
     self._checkpointer.save_checkpointables_async(step, _saved(state, with_frozen), force=True)
 
   def wait(self) -> None:

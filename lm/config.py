@@ -275,6 +275,7 @@ def _value_of(node: ast.expr) -> Any:
 
 
 def parse_plug(name: str, value: Any) -> Plug:
+  """A plug-in from a name, "name(option=value)" or a dict with "name"; `name` is the setting, for the error."""
   if isinstance(value, Plug):
     return value
   if isinstance(value, str):

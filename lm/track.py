@@ -85,6 +85,12 @@ class Losses:
     self._file = path.open("r+b")
     self._file.seek(0, os.SEEK_END)
 
+  def __enter__(self) -> "Losses":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self._file.close()
+
   def append(self, values: Sequence[Any] | np.ndarray) -> None:
     """Adds the losses of the next steps."""
     self._file.write(np.asarray(values, "<f4").tobytes())

@@ -49,8 +49,8 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False) -> 
   with clock("start-up"):
     evaluators = evaluate.make_evaluators(run)
     _prepare_workdir(run, workdir)
-    losses = Losses(workdir / "losses.f32")
-  with Checkpoints(workdir / "checkpoints", cfg.keep_checkpoints) as checkpoints:
+  checkpoint_dir, losses_path = workdir / "checkpoints", workdir / "losses.f32"
+  with Checkpoints(checkpoint_dir, cfg.keep_checkpoints) as checkpoints, Losses(losses_path) as losses:
     with clock("compile"):
       run.program.compile(run.loader.shapes(), evaluate.eval_shapes(evaluators))
     with clock("start-up"):

@@ -44,14 +44,14 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.line(f"{spent:7.1f}  {file}{'   over its budget' if spent > BUDGET else ''}")
 
 
-def make_config(task="causal", **settings) -> config.Config:
+def make_config(kind="causal", **settings) -> config.Config:
   """A run of two layers on a few sentences with the bytes tokenizer."""
-  kind = "gpt2-tiny" if task == "causal" else "bert-tiny"
-  data = {"name": "memory", "texts": TEXTS} | ({"text_labels": LABELS} if task == "classify" else {})
+  preset = "gpt2-tiny" if kind == "causal" else "bert-tiny"
+  data = {"name": "memory", "texts": TEXTS} | ({"text_labels": LABELS} if kind == "classify" else {})
   values = {
-    "task": task,
+    "task": kind,
     "data": data,
-    "model": {"name": kind, **SIZES},
+    "model": {"name": preset, **SIZES},
     "tokenizer": "bytes",
     "seq_len": 64,
     "batch_size": 8,
@@ -63,9 +63,9 @@ def make_config(task="causal", **settings) -> config.Config:
   return config.from_dict(values | settings)
 
 
-def make_run(task="causal", devices=1, **settings):
+def make_run(kind="causal", devices=1, **settings):
   """The run of `make_config` on the first devices."""
-  return build.make_run(make_config(task, **settings), jax.devices()[:devices])
+  return build.make_run(make_config(kind, **settings), jax.devices()[:devices])
 
 
 @pytest.fixture

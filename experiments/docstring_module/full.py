@@ -14,9 +14,10 @@ def get_config(arg: str = "") -> ConfigDict:
       task="classify",
       data=dict(name="pydocs", label="module"),
       optimizer=dict(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps="10%"),
-      seq_len=128,
+      seq_len=64,
+      length_buckets=(32, 64),
       batch_size=32,
-      total_steps="2 epochs",
+      total_steps="1 epoch",
       eval_every="50%",
       checkpoint_every="100%",
     )

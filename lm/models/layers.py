@@ -105,5 +105,6 @@ ACTIVATIONS = {
   "gelu": lambda x: jax.nn.gelu(x, approximate=False),
   "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
   "relu": jax.nn.relu,
+  "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
   "silu": jax.nn.silu,
 }

@@ -9,7 +9,7 @@ CHOICES = {
   "norm": ("layernorm", "rmsnorm"),
   "norm_position": ("pre", "post"),
   "positions": ("learned", "rotary"),
-  "activation": ("gelu", "gelu_tanh", "relu", "silu"),
+  "activation": ("gelu", "gelu_tanh", "relu", "relu_squared", "silu"),
 }
 
 

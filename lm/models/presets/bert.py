@@ -18,7 +18,7 @@ PRESETS = {
   "bert-base-chinese": dataclasses.replace(_BASE, vocab_size=21128),
   # For study, on any tokenizer: the backbone of gpt2-tiny with both directions visible.
   "bert-tiny": TransformerConfig(
-    num_layers=4, model_dim=192, num_heads=6, ffn_dim=768, max_len=2048, causal=False,
-    norm="rmsnorm", positions="rotary", qk_norm=True, bias=False,
+    num_layers=4, model_dim=192, num_heads=3, ffn_dim=768, max_len=2048, causal=False,
+    norm="rmsnorm", positions="rotary", activation="relu_squared", qk_norm=True, bias=False,
   ),
 }  # fmt: skip
