@@ -1,0 +1,54 @@
+"""What every fine-tuning method must do. Methods are found, not listed."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from lm import plug, tree
+from lm.config import Plug
+from tests.conftest import make_run
+
+CASES = [
+  pytest.param(method, task, marks=[] if task == "classify" else pytest.mark.slow)
+  for method in plug.names("peft")
+  for task in plug.names("task")
+]
+
+
+@pytest.mark.parametrize(("method", "task"), CASES)
+def test_only_trainable_parameters_move(method, task):
+  run = make_run(task, peft=method)
+  run.program.compile(run.loader.shapes(), [])
+  state = run.init_state()
+  before = {name: np.array(x) for name, x in tree.flatten(tree.merge(state.params, state.frozen)).items()}
+  for step in range(3):
+    state, _ = run.program.train(state, run.loader.batch(step), run.noise_rng)
+  after = tree.flatten(tree.merge(state.params, state.frozen))
+  moved = {name for name in before if (before[name] != np.asarray(after[name])).any()}
+  assert moved == {name for name, trains in run.program.trainable.items() if trains}
+
+
+@pytest.mark.parametrize(("method", "task"), CASES)
+def test_identity_at_init_and_merged_equals_unmerged(method, task):
+  peft = plug.make("peft", Plug(method))
+  run = make_run(task, peft=method)
+  model, batch = run.program.spec.model, run.loader.batch(0)["inputs"]
+  boxed = model.init(jax.random.key(0))
+  attached = nn.unbox(peft.attach(boxed, jax.random.key(1)))
+  base, _ = model.hidden(nn.unbox(boxed), batch)
+  if peft.identity_at_init:
+    np.testing.assert_allclose(model.hidden(attached, batch, intercept=peft.intercept)[0], base, atol=1e-6)
+  if peft.merges:
+    grown = tree.map_named(lambda name, x: x + 0.05 if "/lora/" in name else x, attached)
+    expected, _ = model.hidden(grown, batch, intercept=peft.intercept)
+    merged, _ = model.hidden(peft.merge(grown), batch)
+    np.testing.assert_allclose(merged, expected, atol=2e-5)
+    assert tree.flatten(peft.merge(grown)).keys() == tree.flatten(nn.unbox(boxed)).keys()
+
+
+def test_frozen_parameters_have_no_optimizer_state():
+  full, lora = make_run("classify"), make_run("classify", peft="lora(rank=2)")
+  size = lambda run: tree.count(run.program.abstract.opt_state)
+  assert size(full) > 2 * full.program.num_params["total"]
+  assert size(lora) < 2.1 * lora.program.num_params["trainable"]

@@ -1,0 +1,104 @@
+"""What every task must do, on every family that it can stand on. Tasks and presets are found, not listed."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm import plug
+from lm.config import Plug
+from lm.shapes import INPUTS
+from tests.conftest import SIZES, make_config, make_run
+
+FAMILIES = ["gpt2-tiny", "bert-tiny", "gpt2", "bert-base-uncased"]
+PAIRS = [
+  (task, family)
+  for task in plug.names("task")
+  for family in FAMILIES
+  if plug.find("task", task).causal in (None, plug.make("model", Plug(family)).causal)
+]
+COVER = {("causal", "gpt2-tiny"), ("mlm", "bert-tiny"), ("classify", "bert-tiny"), ("classify", "gpt2-tiny")}
+CASES = [pytest.param(*pair, marks=[] if pair in COVER else pytest.mark.slow) for pair in PAIRS]
+
+
+def start(task, family, **settings):
+  model = {"name": family, **SIZES, "vocab_size": 0, "dropout_rate": 0.0}
+  run = make_run(task, model=model, **settings)
+  return run, nn.unbox(run.program.spec.model.init(jax.random.key(0)))
+
+
+def test_every_task_is_covered():
+  assert {task for task, _ in COVER} == set(plug.names("task"))
+  assert {task for task, _ in PAIRS} == set(plug.names("task"))
+
+
+@pytest.mark.parametrize(("task", "family"), CASES)
+def test_padding_has_no_weight(task, family):
+  run, params = start(task, family)
+  objective = run.program.spec.objective
+  batch = run.loader.batch(0)
+  sums = objective.sums(params, batch)
+  tokens = np.where(batch[INPUTS]["segment_ids"] > 0, batch[INPUTS]["tokens"], 77)
+  changed = {**batch, INPUTS: {**batch[INPUTS], "tokens": tokens}}
+  for name, value in objective.sums(params, changed).items():
+    np.testing.assert_allclose(value, sums[name], rtol=1e-6)
+  for empty in run.loader.shapes():
+    assert all(float(value) == 0 for value in objective.denominators(empty).values())
+    assert all(float(value) == 0 for value in objective.sums(params, empty).values())
+
+
+@pytest.mark.parametrize(("task", "family"), CASES)
+def test_sums_add_over_rows(task, family):
+  run, params = start(task, family)
+  objective, batch = run.program.spec.objective, run.loader.batch(0)
+  parts = [jax.tree.map(lambda x, s=part: x[s], batch) for part in (slice(0, 3), slice(3, None))]
+  whole = objective.sums(params, batch)
+  for name in whole:
+    np.testing.assert_allclose(sum(objective.sums(params, part)[name] for part in parts), whole[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("task", "family"), CASES)
+def test_a_few_examples_are_learned_by_heart(task, family, tmp_path):
+  from lm import train
+  from tests.conftest import LABELS, TEXTS
+
+  data = {"name": "memory", "texts": TEXTS[:8]} | ({"text_labels": LABELS[:8]} if task == "classify" else {})
+  settings = {"data": data, "total_steps": 60, "optimizer": {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 0.0}}
+  run, _ = start(task, family, eval_every=60, **settings)
+  metrics = train.train(run, tmp_path)["metrics"]
+  assert metrics["eval/validation/loss"] < 0.5 * metrics["step0/eval/validation/loss"]
+
+
+@pytest.mark.parametrize("task", plug.names("task"))
+def test_config_round_trips(task):
+  from lm import config
+
+  cfg = make_config(task)
+  assert config.from_dict(config.to_dict(cfg)) == cfg
+  assert hash(cfg) == hash(config.from_dict(config.to_dict(cfg)))
+
+
+def test_mlm_loss_reads_masked_positions_only():
+  run, params = start("mlm", "bert-tiny")
+  objective, batch = run.program.spec.objective, run.loader.batch(0)
+  own = batch["mlm"]
+  unmasked = {**batch, "mlm": {**own, "labels": np.where(own["weights"] > 0, own["labels"], 9)}}
+  assert float(objective.sums(params, unmasked)["mlm/loss"]) == float(objective.sums(params, batch)["mlm/loss"])
+
+  def loss(perturb):
+    from lm.models.model import Forward
+
+    forward = Forward(run.program.spec.model, params).for_head("mlm")
+    view = {**batch[INPUTS], **own}
+    h = forward(view) + perturb
+    h_BPD = jnp.take_along_axis(h, own["masked_positions"][:, :, None], axis=1)
+    from lm.tasks.cross_entropy import token_sums
+
+    return token_sums(forward.head(h_BPD, view), own["labels"], own["weights"])["loss"]
+
+  grads = np.abs(jax.grad(loss)(jnp.zeros((8, 64, 32)))).sum(-1) > 0
+  masked = np.zeros((8, 64), bool)
+  for row in range(8):
+    masked[row, own["masked_positions"][row][own["weights"][row] > 0]] = True
+  np.testing.assert_array_equal(grads, masked)

@@ -1,0 +1,107 @@
+"""Batches are a pure function of the step; hosts read the same rows; an epoch holds everything once."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from lm.data import store
+from lm.data.loader import EMPTY, EvalLoader, Loader, StreamData
+from lm.data.sources.memory import Memory
+from lm.data.tokenizer import Bytes
+from lm.tasks.causal import Causal
+from lm.tasks.classify import Classify
+from lm.tasks.mlm import Mlm
+
+TEXTS = tuple("x" * (i % 37 + 1) + str(i) for i in range(53))
+LABELS = tuple("ab"[i % 2] for i in range(53))
+
+
+def make_stream(task, tmp_path, name="main", weight=1.0):
+  source = Memory(texts=TEXTS, text_labels=LABELS if isinstance(task, Classify) else ())
+  return StreamData(name, name, task, store.build(source, Bytes(), task, tmp_path), Bytes(), weight)
+
+
+def make_loader(kind, tmp_path, seed=0):
+  streams = {
+    "causal": [Causal()],
+    "mlm": [Mlm()],
+    "classify": [Classify(("a", "b"))],
+    "buckets": [Classify(("a", "b"))],
+    "mixture": [Mlm(), Classify(("a", "b"))],
+  }[kind]
+  buckets = (16, 32) if kind == "buckets" else ()
+  data = [make_stream(task, tmp_path, f"s{i}", 2.0 - i) for i, task in enumerate(streams)]
+  return Loader(data, batch_size=8, seq_len=32, buckets=buckets, seed=seed)
+
+
+def same(a, b):
+  return a.keys() == b.keys() and all((a[k][n] == b[k][n]).all() and a[k].keys() == b[k].keys() for k in a for n in a[k])
+
+
+KINDS = ["causal", "mlm", "classify", "buckets", "mixture"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_step_of_a_new_loader_equals_the_stream(kind, tmp_path):
+  stream = [make_loader(kind, tmp_path).batch(step) for step in range(40)]
+  for step in np.random.default_rng(0).permutation(40):
+    assert same(make_loader(kind, tmp_path).batch(int(step)), stream[step])
+  assert not same(make_loader(kind, tmp_path, seed=1).batch(0), stream[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hosts", [2, 4, 8])
+def test_hosts_read_the_rows_of_the_global_batch(kind, hosts, tmp_path):
+  loader = make_loader(kind, tmp_path)
+  for step in range(6):
+    parts = [loader.batch(step, slice(h * 8 // hosts, (h + 1) * 8 // hosts)) for h in range(hosts)]
+    whole = loader.batch(step)
+    joined = {k: {n: np.concatenate([part[k][n] for part in parts]) for n in whole[k]} for k in whole}
+    assert same(joined, whole)
+
+
+def test_an_epoch_predicts_every_token_once(tmp_path):
+  stream = make_stream(Causal(), tmp_path)
+  seen: Counter = Counter()
+  for batch, _ in EvalLoader(stream, batch_size=8, seq_len=32):
+    seen.update(batch["main"]["targets"][batch["main"]["weights"] > 0].tolist())
+  expected: Counter = Counter()
+  for text in TEXTS:
+    expected.update([*Bytes().encode(text), Bytes().eos_id])
+  assert seen == expected
+
+
+def test_segments_and_positions_of_packed_rows(tmp_path):
+  for batch, _ in EvalLoader(make_stream(Causal(), tmp_path), batch_size=8, seq_len=32):
+    segments, positions = batch["inputs"]["segment_ids"], batch["inputs"]["positions"]
+    for row in range(8):
+      for segment in range(1, segments[row].max() + 1):
+        where = np.flatnonzero(segments[row] == segment)
+        assert (np.diff(where) == 1).all()
+        assert (positions[row, where] == np.arange(len(where))).all()
+
+
+@pytest.mark.parametrize("buckets", [(), (16, 32)])
+def test_evaluation_covers_every_sequence_once(buckets, tmp_path):
+  loader = EvalLoader(make_stream(Classify(("a", "b")), tmp_path), batch_size=8, seq_len=32, buckets=buckets)
+  found = [i for batch, sequence in loader for i in sequence[batch["main"]["weights"] > 0]]
+  assert sorted(found) == list(range(53))
+  assert len(loader) * 8 - 53 == sum(int(np.sum(sequence == EMPTY)) for _, sequence in loader)
+
+
+def test_shapes_are_those_of_the_batches(tmp_path):
+  for kind in KINDS:
+    loader = make_loader(kind, tmp_path)
+    describe = lambda batch: str({k: {n: (x.shape, x.dtype) for n, x in sorted(v.items())} for k, v in sorted(batch.items())})
+    assert {describe(loader.batch(step)) for step in range(30)} <= {describe(shape) for shape in loader.shapes()}
+
+
+def test_a_damaged_store_is_built_again(tmp_path, capsys):
+  good = make_stream(Causal(), tmp_path).store
+  path = good.path / "tokens.values.npy"
+  for damage in (lambda data: data[:-3], lambda data: data[:-1] + bytes([data[-1] ^ 1])):
+    path.write_bytes(damage(path.read_bytes()))
+    again = make_stream(Causal(), tmp_path).store
+    assert "building it again" in capsys.readouterr().out
+    assert again.values("tokens")[-1] == Bytes().eos_id

@@ -1,0 +1,62 @@
+"""Sampling: greedy equals the full forward, filters keep what they say, rows do not disturb each other."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.infer.generate import Sampler, generate
+from tests.models.transformer_test import make_inputs, make_model
+
+EOS = 3
+
+
+@pytest.fixture(scope="module")
+def trained():
+  model = make_model("gpt2-tiny", init_stddev=0.5)
+  return model, nn.unbox(model.init(jax.random.key(0)))
+
+
+def slow_greedy(model, params, prompt, count):
+  tokens = list(prompt)
+  for _ in range(count):
+    inputs = make_inputs([tokens])
+    logits = model.logits(params, "lm", model.hidden(params, inputs)[0][:, -1], inputs["row"])
+    tokens.append(int(jnp.argmax(logits)))
+    if tokens[-1] == EOS:
+      break
+  return [t for t in tokens[len(prompt) :] if t != EOS]
+
+
+def test_greedy_with_cache_equals_the_full_forward_for_prompts_of_any_length(trained):
+  model, params = trained
+  prompts = [[7, 8, 9, 10, 11], [12], [20, 21]]
+  out = generate(model, params, prompts, EOS, Sampler(temperature=0, max_new_tokens=12))
+  assert out == [slow_greedy(model, params, prompt, 12) for prompt in prompts]
+
+
+def test_filters():
+  logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
+  kept = lambda **options: np.isfinite(np.asarray(Sampler(**options).filter(logits)))[0].tolist()
+  assert kept(top_k=2) == [True, True, False, False]
+  assert kept(top_p=0.6) == [True, True, False, False]
+  assert kept(top_p=0.4) == [True, False, False, False]
+  assert kept() == [True] * 4
+
+
+def test_seed_decides_the_sample(trained):
+  model, params = trained
+  draw = lambda seed: generate(model, params, [[7, 8]], EOS, Sampler(max_new_tokens=12, temperature=2.0), seed)
+  assert draw(1) == draw(1)
+  assert draw(1) != draw(2)
+
+
+def test_too_long_or_empty_is_refused(trained):
+  model, params = trained
+  with pytest.raises(ValueError, match="tokens, the model takes 64"):
+    generate(model, params, [[1] * 60], EOS, Sampler(max_new_tokens=10))
+  with pytest.raises(ValueError, match="empty"):
+    generate(model, params, [[]], EOS, Sampler())
+  with pytest.raises(ValueError, match="top_p"):
+    Sampler(top_p=0)

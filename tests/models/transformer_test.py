@@ -1,0 +1,123 @@
+"""What must hold for every preset and mechanism: causality, isolation of segments, cached decoding, published sizes."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm import plug, tree
+from lm.config import Plug
+from lm.models.attention import attend
+from lm.models.cache import make_cache
+from lm.models.heads import HeadSpec
+from lm.models.mask import in_row
+from lm.models.model import Model
+
+SMALL = (("num_layers", 2), ("model_dim", 32), ("num_heads", 4), ("ffn_dim", 48), ("max_len", 64), ("vocab_size", 50))
+FAMILIES = ["gpt2", "gpt2-tiny", "bert-base-uncased", "bert-tiny"]
+# Scalars in the released checkpoints' backbones (with BERT's pooler left out), counted from their published shapes.
+PUBLISHED = {
+  "gpt2": 124_439_808,
+  "gpt2-medium": 354_823_168,
+  "gpt2-large": 774_030_080,
+  "gpt2-xl": 1_557_611_200,
+  "bert-base-uncased": 108_891_648,
+  "bert-large-uncased": 334_092_288,
+}
+
+
+def make_model(name, **changes):
+  cfg = dataclasses.replace(plug.make("model", Plug(name, SMALL)), **changes)
+  head = HeadSpec("lm" if cfg.causal else "mlm")
+  return Model(cfg, ((head.kind, head),))
+
+
+def make_inputs(tokens, segments=None):
+  tokens_BT = jnp.asarray(tokens, jnp.int32)
+  B, T = tokens_BT.shape
+  positions_BT = jnp.broadcast_to(jnp.arange(T)[None, :], (B, T))
+  segment_ids_BT = jnp.ones((B, T), jnp.int32) if segments is None else jnp.asarray(segments, jnp.int32)
+  return {"tokens": tokens_BT, "segment_ids": segment_ids_BT, "positions": positions_BT, "row": jnp.arange(B)}
+
+
+def random_tokens(*shape):
+  return np.random.default_rng(0).integers(0, 50, shape)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_presets_have_the_published_size(name):
+  model = Model(plug.make("model", Plug(name)), ())
+  params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0)))
+  assert tree.count(params) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_only_allowed_positions_have_a_gradient(name):
+  model = make_model(name, dropout_rate=0.0)
+  params = nn.unbox(model.init(jax.random.key(0)))
+  inputs = make_inputs(random_tokens(1, 8))
+
+  def reads(perturb):
+    return model.hidden(params, inputs, perturb=perturb)[0][0, 3].sum()
+
+  touched = np.abs(jax.grad(reads)(jnp.zeros((1, 8, 32)))).sum((0, 2)) > 0
+  expected = np.arange(8) <= 3 if model.cfg.causal else np.ones(8, bool)
+  np.testing.assert_array_equal(touched, expected)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_packed_documents_equal_separate_ones(name):
+  model = make_model(name, dropout_rate=0.0)
+  params = nn.unbox(model.init(jax.random.key(0)))
+  first, second = random_tokens(2, 6)
+  packed = make_inputs([[*first, *second[:4], 0, 0]], [[1] * 6 + [2] * 4 + [0] * 2])
+  packed["positions"] = jnp.asarray([[*range(6), *range(4), 0, 0]])
+  h_BTD, _ = model.hidden(params, packed)
+  one, _ = model.hidden(params, make_inputs([first]))
+  two, _ = model.hidden(params, make_inputs([second[:4]]))
+  np.testing.assert_allclose(h_BTD[0, :6], one[0], atol=1e-5)
+  np.testing.assert_allclose(h_BTD[0, 6:10], two[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_kv_heads": 2}, {"gated": True, "activation": "silu"}], ids=str)
+@pytest.mark.parametrize("name", ["gpt2", "gpt2-tiny"])
+def test_cached_decoding_equals_the_full_forward(name, changes):
+  model = make_model(name, **changes)
+  params = nn.unbox(model.init(jax.random.key(0)))
+  inputs = make_inputs(random_tokens(2, 9))
+  full, _ = model.hidden(params, inputs)
+  cache, parts = make_cache(model.cfg, 2, 12, jnp.float32), []
+  for start, stop in ((0, 5), (5, 6), (6, 9)):
+    part = {key: value[:, start:stop] if value.ndim == 2 else value for key, value in inputs.items()}
+    h_BTD, cache = model.hidden(params, part, cache=cache)
+    parts.append(h_BTD)
+  np.testing.assert_allclose(jnp.concatenate(parts, axis=1), full, atol=1e-5)
+  assert int(cache.length) == 9
+
+
+def test_attention_equals_a_float64_loop():
+  rng = np.random.default_rng(0)
+  q, k, v = rng.normal(size=(1, 5, 4, 8)), rng.normal(size=(1, 5, 2, 8)), rng.normal(size=(1, 5, 2, 8))
+  segments = np.array([[1, 1, 2, 2, 2]], np.int32)
+  got = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), in_row(jnp.asarray(segments), causal=True))
+  for t in range(5):
+    for head in range(4):
+      seen = [s for s in range(t + 1) if segments[0, s] == segments[0, t]]
+      scores = np.array([q[0, t, head] @ k[0, s, head // 2] / np.sqrt(8) for s in seen])
+      weights = np.exp(scores) / np.exp(scores).sum()
+      expected = sum(w * v[0, s, head // 2] for w, s in zip(weights, seen, strict=True))
+      np.testing.assert_allclose(got[0, t, head], expected, atol=1e-5)
+
+
+def test_dropout_noise_belongs_to_the_row():
+  model = make_model("bert-tiny", dropout_rate=0.5)
+  params = nn.unbox(model.init(jax.random.key(0)))
+  inputs = make_inputs(random_tokens(4, 6))
+  whole, _ = model.hidden(params, inputs, rng=jax.random.key(1))
+  part, _ = model.hidden(params, {key: value[2:] for key, value in inputs.items()}, rng=jax.random.key(1))
+  other, _ = model.hidden(params, inputs, rng=jax.random.key(2))
+  np.testing.assert_allclose(part, whole[2:], atol=1e-6)
+  assert np.abs(np.asarray(whole - other)).max() > 0.1

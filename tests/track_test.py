@@ -1,0 +1,74 @@
+"""What a run writes: metrics that stay valid JSON and are cut on resume, exact losses, one console line."""
+
+import io
+import json
+
+import numpy as np
+
+from lm.track import Clock, Losses, Tracker
+
+
+def lines(path):
+  return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_metrics_are_json_and_later_steps_are_cut_on_resume(tmp_path):
+  with Tracker(tmp_path, total_steps=9, stream=io.StringIO()) as tracker:
+    for step in (1, 2, 3):
+      tracker.write(step, {"train/loss": 1.0 / step, "train/odd": float("nan")})
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 4, "ti')  # a kill in the middle of a line
+  with Tracker(tmp_path, total_steps=9, resume_step=2, stream=io.StringIO()) as tracker:
+    tracker.write(3, {"train/loss": 7.0})
+  assert [(entry["step"], entry["train/loss"]) for entry in lines(tmp_path)] == [(1, 1.0), (2, 0.5), (3, 7.0)]
+  assert lines(tmp_path)[0]["train/odd"] is None
+
+
+def test_tensorboard_files_hold_the_scalars(tmp_path):
+  from tensorboardX.proto.event_pb2 import Event
+
+  with Tracker(tmp_path, total_steps=2, stream=io.StringIO()) as tracker:
+    tracker.write(1, {"train/loss": 0.5})
+  data, found = next(tmp_path.glob("events*")).read_bytes(), {}
+  while data:
+    size = int.from_bytes(data[:8], "little")
+    event = Event.FromString(data[12 : 12 + size])
+    found |= {value.tag: (event.step, value.simple_value) for value in event.summary.value}
+    data = data[12 + size + 4 :]
+  assert found["train/loss"] == (1, 0.5)
+
+
+def test_console_is_plain_lines_where_it_is_no_terminal(tmp_path):
+  stream = io.StringIO()
+  with Tracker(tmp_path, total_steps=10, stream=stream) as tracker:
+    tracker.progress(5, 2.5, 1e-3, 1234.0, mfu=0.41, data_wait=0.02)
+    tracker.say("saved")
+  text = stream.getvalue()
+  assert "\r" not in text
+  assert all(
+    part in text for part in ("step 5/10", "loss 2.5000", "1,234 tokens/s", "MFU 41.0%", "data wait 2.0%", "ETA", "saved\n")
+  )
+
+
+def test_losses_are_exact_and_truncated(tmp_path):
+  values = np.random.default_rng(0).normal(size=7).astype(np.float32)
+  with Losses(tmp_path / "losses.f32") as losses:
+    losses.append(values[:4])
+    losses.append(values[4:])
+    before = losses.sha256()
+    losses.truncate(5)
+    assert losses.read().tobytes() == values[:5].tobytes()
+    losses.append(values[5:])
+    assert losses.sha256() == before
+
+
+def test_clock_counts_inner_time_once():
+  import time
+
+  clock = Clock()
+  with clock("outer"):
+    time.sleep(0.02)
+    with clock("inner"):
+      time.sleep(0.05)
+  assert 0.04 < clock.seconds["inner"] < 0.2
+  assert clock.seconds["outer"] < clock.seconds["inner"]
