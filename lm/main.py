@@ -20,7 +20,7 @@ USAGE = """usage: python -m lm.main --config=FILE[:ARGUMENT] --workdir=DIR [--co
 
 
 def main(argv: list[str]) -> int:
-  """Returns the exit code: 0 done, 2 bad input (one line on stderr), 128 + signal when interrupted."""
+  """Returns the exit code: 0 done, 1 loss not finite, 2 bad input (one line on stderr), 128 + signal when interrupted."""
   try:
     options, overrides = config.parse_args(argv)
     if "help" in options:
@@ -33,6 +33,9 @@ def main(argv: list[str]) -> int:
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
+  except FloatingPointError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
 
 
 def _train(cfg: config.Config, workdir: Path) -> int:

@@ -1,0 +1,50 @@
+"""The command line as a process: a signal saves, the same command continues, the result is that of an unbroken run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.conftest import CACHE
+
+ROOT = Path(__file__).parent.parent
+
+
+def start(workdir):
+  command = [sys.executable, "-m", "lm.main", "--config=configs/tiny.py:smoke", f"--workdir={workdir}"]
+  settings = {"model.num_layers": 1, "model.model_dim": 32, "model.ffn_dim": 32, "seq_len": 32, "total_steps": 400}
+  settings |= {
+    "log_every": 5,
+    "eval_every": 400,
+    "data": "memory(texts=('one two three', 'four five'))",
+    "cache_dir": CACHE / "data",
+  }
+  flags = [f"--config.{name}={value}" for name, value in settings.items()]
+  env = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(CACHE / "xla")}
+  return subprocess.Popen([*command, *flags], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def test_sigterm_saves_and_the_same_command_continues(tmp_path):
+  process = start(tmp_path / "a")
+  deadline = time.monotonic() + 120
+  metrics = tmp_path / "a" / "metrics.jsonl"
+  while not metrics.exists() or "train/loss" not in metrics.read_text():
+    assert process.poll() is None, process.communicate()[1]
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == 128 + signal.SIGTERM, error
+  assert "the same command continues" in error
+  assert json.loads((tmp_path / "a" / "summary.json").read_text())["status"] == "interrupted"
+
+  resumed, whole = start(tmp_path / "a"), start(tmp_path / "b")
+  for process in (resumed, whole):
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+  first, second = (json.loads((tmp_path / name / "summary.json").read_text()) for name in "ab")
+  assert first["status"] == second["status"] == "finished"
+  assert (first["loss_sha256"], first["params_sha256"]) == (second["loss_sha256"], second["params_sha256"])
