@@ -1,70 +1,120 @@
-"""A grid of configs and seeds, run one after the other in one process, and the table that compares them.
+"""A grid of configs and seeds, run one after the other in one process, and the table and picture that compare them.
 
 Runs that differ only in their seed share one executable (lm.program). A finished trial is skipped, an interrupted one
 resumes, a failed one is kept with its error while the others go on.
 """
 
+import dataclasses
 import importlib.util
 import itertools
 import json
+import re
 import statistics
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lm import config
+from lm import config, report
 from lm.config import Config, ConfigError
 
 Trial = tuple[str, int, Config, Path]  # variant, seed, config, workdir
+Record = dict[str, Any]  # variant, seed, workdir, status, and metrics or error
 FAILURES = (ValueError, FloatingPointError, OSError)
 
 
-def load_sweep(path: str) -> dict[str, Any]:
-  """The dict of a sweep file's get_sweep(): configs, seeds, metrics; optional baselines and grid.
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """What a sweep file's get_sweep() gives.
 
-  grid maps a setting to the values it takes: {"optimizer.learning_rate": [1e-4, 3e-4]}.
+  configs: paths; the first is the one that the others are compared with. metrics: names in summary.json.
+  baselines: for each metric the name of its baseline, or none at all.
+  grid: values by setting, {"optimizer.learning_rate": [1e-4, 3e-4]}; every config takes every combination.
   """
-  spec = importlib.util.spec_from_file_location("sweep_file", path)
-  if not Path(path).is_file() or spec is None or spec.loader is None:
+
+  configs: list[str]
+  seeds: list[int]
+  metrics: list[str]
+  baselines: list[str] = dataclasses.field(default_factory=list)
+  grid: dict[str, list] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    for name, kind in (("configs", str), ("seeds", int), ("metrics", str)):
+      value = getattr(self, name)
+      if not isinstance(value, list | tuple) or not value or not all(type(item) is kind for item in value):
+        raise ConfigError(f"{name}={value!r}: must be a list of at least one {kind.__name__}")
+    if not isinstance(self.baselines, list | tuple) or len(self.baselines) not in (0, len(self.metrics)):
+      raise ConfigError(f"baselines={self.baselines!r}: must be one for each of the {len(self.metrics)} metrics, or none")
+    if not isinstance(self.grid, Mapping) or not all(isinstance(v, list | tuple) and v for v in self.grid.values()):
+      raise ConfigError(f"grid={self.grid!r}: must map settings to lists of values")
+
+
+def load_sweep(path: str) -> Sweep:
+  """The sweep of a file with get_sweep() -> dict.
+
+  Raises:
+    ConfigError: there is no such file, it does not run, or its values are not those of a Sweep.
+  """
+  if not Path(path).is_file():
     raise ConfigError(f"{path}: no such sweep file")
+  spec = importlib.util.spec_from_file_location("sweep_file", path)
+  if spec is None or spec.loader is None:
+    raise ConfigError(f"{path}: not a Python file")
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, "get_sweep"):
-    raise ConfigError(f"{path}: has no function get_sweep()")
-  sweep = {"baselines": [], "grid": {}, **module.get_sweep()}
-  known = {"configs", "seeds", "metrics", "baselines", "grid"}
-  if set(sweep) != known:
-    raise ConfigError(
-      f"{path}: get_sweep() must give configs, seeds, metrics and may give baselines, grid; got {sorted(sweep)}"
-    )
-  return sweep
+  known = [field.name for field in dataclasses.fields(Sweep)]
+  try:
+    spec.loader.exec_module(module)
+    values = dict(module.get_sweep())
+    if set(values) - set(known) or not {"configs", "seeds", "metrics"} <= set(values):
+      raise ConfigError(f"get_sweep() must give configs, seeds, metrics and may give baselines, grid; got {sorted(values)}")
+    return Sweep(**values)
+  except (SyntaxError, ImportError, NameError, TypeError, AttributeError, KeyError) as error:
+    raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+  except ConfigError as error:
+    raise ConfigError(f"{path}: {error}") from error
 
 
-def make_trials(sweep: dict[str, Any], directory: Path) -> list[Trial]:
-  """All trials with their workdirs: DIR/<config stem>[-<setting>=<value> ...]-s<seed>. Checks every config first."""
-  points = [dict(zip(sweep["grid"], values, strict=True)) for values in itertools.product(*sweep["grid"].values())]
-  trials = []
-  for path, point, seed in itertools.product(sweep["configs"], points, sweep["seeds"]):
+def make_trials(sweep: Sweep, directory: Path) -> list[Trial]:
+  """All trials with their workdirs: DIR/<config stem>[-<setting>=<value> ...]-s<seed>. Checks every config first.
+
+  Raises:
+    ConfigError: a config is wrong, or two trials would share a workdir.
+  """
+  points = [dict(zip(sweep.grid, values, strict=True)) for values in itertools.product(*sweep.grid.values())]
+  trials: list[Trial] = []
+  for path, point, seed in itertools.product(sweep.configs, points, sweep.seeds):
     parts = [Path(path.partition(":")[0]).stem, *(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in point.items())]
-    variant = "-".join(parts)
+    variant = re.sub(r"[^\w.=+-]+", "_", "-".join(parts))  # a value may hold what a file name may not
     trials.append((variant, seed, config.load(path, {**point, "seed": seed}), directory / f"{variant}-s{seed}"))
+  workdirs = [str(workdir) for *_, workdir in trials]
+  twice = sorted({workdir for workdir in workdirs if workdirs.count(workdir) > 1})
+  if twice:
+    raise ConfigError(
+      f"two trials would share the workdir {twice[0]}; configs need file names of their own, seeds and points differ"
+    )
   return trials
 
 
 def run_sweep(
-  trials: list[Trial], directory: Path, run_trial: Callable[[Config, Path], dict[str, Any]]
-) -> list[dict[str, Any]]:
-  """Runs all trials; one record each: variant, seed, workdir, and metrics or the error. Also in DIR/sweep.jsonl."""
+  sweep: Sweep, trials: list[Trial], directory: Path, run_trial: Callable[[Config, Path], Mapping[str, Any]]
+) -> list[Record]:
+  """Runs all trials that have not finished and returns a record of each, also kept in DIR/sweep.jsonl.
+
+  run_trial: takes a config and a workdir, returns the summary.
+  """
   directory.mkdir(parents=True, exist_ok=True)
-  records = []
-  for variant, seed, cfg, workdir in trials:
-    record: dict[str, Any] = {"variant": variant, "seed": seed, "workdir": str(workdir)}
+  records: list[Record] = []
+  for number, (variant, seed, cfg, workdir) in enumerate(trials, 1):
+    record: Record = {"variant": variant, "seed": seed, "workdir": str(workdir)}
+    print(f"trial {number}/{len(trials)}: {workdir}", file=sys.stderr)
     try:
-      summary = run_trial(cfg, workdir)
-      record |= {"status": summary["status"], "metrics": summary["metrics"], "time": summary["time"]}
+      summary = _finished(cfg, workdir) or run_trial(cfg, workdir)
+      if summary["status"] == "finished":
+        _check_names(sweep, summary["metrics"])
+      record |= {"status": summary["status"], "metrics": summary["metrics"]}
     except FAILURES as error:
       record |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-      print(f"{variant} seed {seed} failed: {record['error']}")
+      print(f"{workdir}: failed: {record['error']}", file=sys.stderr)
     records.append(record)
     (directory / "sweep.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     if record["status"] == "interrupted":
@@ -72,34 +122,133 @@ def run_sweep(
   return records
 
 
-def tabulate(records: list[dict[str, Any]], sweep: dict[str, Any]) -> str:
-  """Markdown: per variant the mean and standard deviation over seeds of each metric, before (step 0) and after.
+def summarise(records: list[Record], sweep: Sweep) -> dict[str, Any]:
+  """What sweep.json holds, over finished trials: by variant the values of each metric (by seed), mean and deviation.
 
-  The last line of each later variant is its paired-by-seed difference to the first one.
+  std is the sample deviation (n - 1), None of one seed. differences: first variant minus each other one, over the
+  seeds that both have.
   """
   done = [record for record in records if record["status"] == "finished"]
-  if not done:
-    return "no trial has finished\n"
-  variants = list(dict.fromkeys(record["variant"] for record in done))
-  by_seed = {v: {r["seed"]: r["metrics"] for r in done if r["variant"] == v} for v in variants}
-  lines = ["| variant | seeds | " + " | ".join(sweep["metrics"]) + " |", "|---|---:|" + "---:|" * len(sweep["metrics"])]
-  for baseline in [done[0]["metrics"]] if sweep["baselines"] else []:
-    cells = [f"{baseline[name]:.3f}" for name in sweep["baselines"]]
-    lines.append("| majority class | | " + " | ".join(cells) + " |")
-  for variant in variants:
-    seeds = by_seed[variant]
-    for label, prefix in ((f"{variant}, step 0", "step0/"), (f"**{variant}**", "")):
-      cells = [spread([metrics[prefix + name] for metrics in seeds.values()]) for name in sweep["metrics"]]
-      lines.append(f"| {label} | {len(seeds)} | " + " | ".join(cells) + " |")
-  first = by_seed[variants[0]]
-  for variant in variants[1:]:
-    shared = sorted(first.keys() & by_seed[variant].keys())
-    cells = [spread([first[s][name] - by_seed[variant][s][name] for s in shared], "+") for name in sweep["metrics"]]
-    lines.append(f"| {variants[0]} minus {variant}, by seed | {len(shared)} | " + " | ".join(cells) + " |")
-  return "\n".join(lines) + "\n"
+  values = {record["variant"]: {} for record in done}
+  for record in done:
+    values[record["variant"]][record["seed"]] = record["metrics"]
+  variants = {
+    variant: {
+      name: _statistics({seed: metrics[name] for seed, metrics in seeds.items() if name in metrics})
+      for name in [*(f"step0/{metric}" for metric in sweep.metrics), *sweep.metrics]
+    }
+    for variant, seeds in values.items()
+  }
+  first, *others = variants or [""]
+  differences = {
+    f"{first} - {other}": {
+      name: _statistics(
+        {seed: values[first][seed][name] - values[other][seed][name] for seed in values[first] if seed in values[other]}
+      )
+      for name in sweep.metrics
+    }
+    for other in others
+  }
+  baselines = {name: statistics.mean(record["metrics"][name] for record in done) for name in sweep.baselines if done}
+  failed = [record for record in records if record["status"] != "finished"]
+  return {"variants": variants, "differences": differences, "baselines": baselines, "unfinished": failed}
 
 
-def spread(values: list[float], sign: str = "") -> str:
-  """'0.412 ± 0.010': mean and sample standard deviation; the mean alone of one value."""
-  mean = f"{statistics.mean(values):{sign}.3f}"
-  return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+def tabulate(summary: dict[str, Any], sweep: Sweep) -> report.Table:
+  """Mean ± standard deviation over seeds: baseline, each variant before (step 0) and after, then paired differences."""
+  columns = ["variant", "seeds", *(metric.removeprefix("eval/").replace("/", " ") for metric in sweep.metrics)]
+  rows = []
+  if summary["baselines"]:
+    rows.append([_baseline_label(sweep), "", *(f"{summary['baselines'][name]:.3f}" for name in sweep.baselines)])
+  for variant, found in summary["variants"].items():
+    for label, prefix in ((f"{variant}, step 0", "step0/"), (variant, "")):
+      cells = [found[prefix + name] for name in sweep.metrics]
+      rows.append([label, str(len(cells[0]["values"])), *map(spread, cells)])
+  for label, found in summary["differences"].items():
+    cells = [found[name] for name in sweep.metrics]
+    rows.append([f"{label}, by seed", str(len(cells[0]["values"])), *(spread(cell, "+") for cell in cells)])
+  return report.Table("", columns, rows)
+
+
+def spread(found: Mapping[str, Any], sign: str = "") -> str:
+  """'0.412 ± 0.010': mean and sample standard deviation; the mean alone of one value, '-' of none."""
+  if found["mean"] is None:
+    return "-"
+  mean = f"{found['mean']:{sign}.3f}"
+  return mean if found["std"] is None else f"{mean} ± {found['std']:.3f}"
+
+
+def draw(summary: dict[str, Any], sweep: Sweep, path: Path) -> Path:
+  """A panel per metric: a point per seed with the mean as a bar, step 0 hollow beside it, the baseline as a line."""
+  variants = list(summary["variants"])
+  figure, axes, _ = report.make_panels(len(sweep.metrics), 0)
+  for axis, metric, baseline in zip(axes, sweep.metrics, [*sweep.baselines] or [""] * len(sweep.metrics), strict=True):
+    for place, variant in enumerate(variants):
+      color = report.COLORS[place % len(report.COLORS)]
+      for name, shift, face in ((f"step0/{metric}", -0.18, "none"), (metric, 0.12, color)):
+        found = summary["variants"][variant][name]
+        points = list(found["values"].values())
+        offsets = [place + shift + 0.05 * (i - (len(points) - 1) / 2) for i in range(len(points))]
+        axis.scatter(offsets, points, s=36, facecolors=face, edgecolors=color, zorder=3)
+        if points:
+          axis.hlines(found["mean"], place + shift - 0.13, place + shift + 0.13, color=color, lw=2, zorder=2)
+    if baseline:
+      value = summary["baselines"][baseline]
+      axis.axhline(value, ls="--", lw=1.2, color="0.35", label=f"{_baseline_label(sweep)}: {value:.3f}")
+    axis.scatter([], [], s=36, facecolors="none", edgecolors="0.35", label="step 0, one point per seed")
+    axis.scatter([], [], s=36, color="0.35", label="trained, one point per seed; bar: mean")
+    axis.set(ylabel=metric.removeprefix("eval/").replace("/", " ").replace("_", " "))
+    axis.set_xticks(range(len(variants)), variants, rotation=20 if len(variants) > 3 else 0)
+    axis.set_xlim(-0.6, len(variants) - 0.4)
+    axis.set_ylim(*_room_above(axis.get_ylim()))
+    axis.legend(fontsize=8, frameon=False, loc="upper center", ncols=1)
+  return report.save_figure(figure, path.resolve().parent.name, path)
+
+
+def write(records: list[Record], sweep: Sweep, directory: Path) -> report.Table:
+  """Writes sweep.json, sweep.md and, once a trial has finished, sweep.png to the directory; returns the table."""
+  summary = summarise(records, sweep)
+  table = tabulate(summary, sweep)
+  (directory / "sweep.json").write_text(json.dumps(summary, indent=2) + "\n")
+  errors = "".join(f"- {r['variant']} seed {r['seed']}: {r.get('error', r['status'])}\n" for r in summary["unfinished"])
+  (directory / "sweep.md").write_text(table.markdown() + (f"\nNot finished:\n{errors}" if errors else ""))
+  if summary["variants"]:
+    draw(summary, sweep, directory / "sweep.png")
+  return table
+
+
+def _finished(cfg: Config, workdir: Path) -> Mapping[str, Any] | None:
+  """The summary of a trial that has finished with this config (execution settings aside), else None."""
+  paths = workdir / "summary.json", workdir / "config.json"
+  if not all(path.is_file() for path in paths):
+    return None
+  summary, old = (json.loads(path.read_text()) for path in paths)
+  same = all(kind == "execution" for *_, kind in config.changes(config.from_dict(old), cfg))
+  return summary if same and summary["status"] == "finished" else None
+
+
+def _check_names(sweep: Sweep, metrics: Mapping[str, float]) -> None:
+  for name in (*sweep.metrics, *sweep.baselines):
+    if name not in metrics:
+      known = ", ".join(sorted(n for n in metrics if n.startswith(("eval/", "baseline/"))))
+      raise ConfigError(f"metric {name!r}: not a finite value of this run; it has {known}")
+
+
+def _statistics(values: dict[int, float]) -> dict[str, Any]:
+  numbers = list(values.values())
+  std = statistics.stdev(numbers) if len(numbers) > 1 else None
+  return {"values": values, "mean": statistics.mean(numbers) if numbers else None, "std": std}
+
+
+def _baseline_label(sweep: Sweep) -> str:
+  """['baseline/test_majority_accuracy', ...] -> 'majority'; 'baseline' where the names have no part in common."""
+  labels = set()
+  for baseline, metric in zip(sweep.baselines, sweep.metrics, strict=True):
+    split, kind = ["", *metric.split("/")][-2:]
+    labels.add(baseline.rsplit("/", 1)[-1].removeprefix(f"{split}_").removesuffix(kind).strip("_").replace("_", " "))
+  return labels.pop() or "baseline" if len(labels) == 1 else "baseline"
+
+
+def _room_above(limits: tuple[float, float]) -> tuple[float, float]:
+  """Limits of an axis with room for a legend."""
+  return limits[0], limits[1] + 0.3 * (limits[1] - limits[0])

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -59,8 +60,8 @@ class Tracker:
     parts += [f"data wait {data_wait:.1%}", f"ETA {_duration(pace * (self._total - step))}"]
     line = "  ".join(parts)
     if self._stream.isatty():
-      self._stream.write("\r\x1b[2K" + line)
-      self._line = line
+      self._line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be taken back
+      self._stream.write("\r\x1b[2K" + self._line)
     else:
       self._stream.write(line + "\n")
     self._stream.flush()
@@ -101,11 +102,17 @@ class Losses:
     os.fsync(self._file.fileno())
 
   def truncate(self, step: int) -> None:
-    """Keeps the losses of the first `step` steps."""
+    """Keeps the losses of the first `step` steps.
+
+    Raises:
+      ValueError: there are fewer, so the file is not the one that the checkpoint was saved with.
+    """
     self._file.flush()
+    found = self._file.seek(0, os.SEEK_END) // 4
+    if found < step:
+      raise ValueError(f"{self._path}: holds the losses of {found} steps, but the checkpoint is of step {step}")
     self._file.truncate(4 * step)
     self._file.seek(0, os.SEEK_END)
-    assert self._file.tell() == 4 * step, f"{self._path} is shorter than {step} steps"
 
   def read(self) -> np.ndarray:
     """All losses so far."""
@@ -135,7 +142,10 @@ class Clock:
 
 
 def _keep_until(path: Path, step: int) -> None:
-  """Takes lines of later steps out of a metrics file, and a last line that was cut off while it was written."""
+  """Takes lines of later steps out of a metrics file, and a last line that was cut off while it was written.
+
+  Step 0 keeps nothing, since its evaluation runs again.
+  """
   if not path.is_file():
     return
   kept: list[str] = []
@@ -144,7 +154,9 @@ def _keep_until(path: Path, step: int) -> None:
       entry: dict[str, Any] = json.loads(line)
       if entry["step"] <= step and (step or entry["step"]):
         kept.append(line + "\n")
-  path.write_text("".join(kept))
+  whole = path.with_name(path.name + ".tmp")
+  whole.write_text("".join(kept))
+  whole.replace(path)
 
 
 def _duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ import io
 import json
 
 import numpy as np
+import pytest
 
 from lm.track import Clock, Losses, Tracker
 
@@ -50,6 +51,37 @@ def test_console_is_plain_lines_where_it_is_no_terminal(tmp_path):
   )
 
 
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_a_terminal_line_is_rewritten_and_never_wraps(tmp_path, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "40")
+  stream = Terminal()
+  with Tracker(tmp_path, total_steps=100_000, stream=stream) as tracker:
+    tracker.progress(50_000, 2.5, 1e-3, 1_234_567.0, mfu=0.41, data_wait=0.02)
+    tracker.say("saved")
+    tracker.progress(50_001, 2.4, 1e-3, 1_234_567.0)
+  first, said, again, end = stream.getvalue().removeprefix("\r\x1b[2K").split("\r\x1b[2K") + [""]
+  assert first.startswith("step 50000/100000") and len(first) < 40
+  assert said == f"saved\n{first}"  # the text takes the line's place, the line stands below it again
+  assert again.startswith("step 50001/100000") and again.endswith("\n") and not end
+
+
+def test_an_interrupted_rewrite_of_metrics_loses_nothing(tmp_path, monkeypatch):
+  with Tracker(tmp_path, total_steps=9, stream=io.StringIO()) as tracker:
+    tracker.write(1, {"train/loss": 1.0})
+
+  def killed(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr("pathlib.Path.replace", killed)
+  with pytest.raises(KeyboardInterrupt):
+    Tracker(tmp_path, total_steps=9, resume_step=1, stream=io.StringIO())
+  assert [entry["step"] for entry in lines(tmp_path)] == [1]
+
+
 def test_losses_are_exact_and_truncated(tmp_path):
   values = np.random.default_rng(0).normal(size=7).astype(np.float32)
   with Losses(tmp_path / "losses.f32") as losses:
@@ -60,6 +92,14 @@ def test_losses_are_exact_and_truncated(tmp_path):
     assert losses.read().tobytes() == values[:5].tobytes()
     losses.append(values[5:])
     assert losses.sha256() == before
+
+
+def test_losses_that_lack_steps_of_the_checkpoint_are_an_error_and_stay_as_they_are(tmp_path):
+  with Losses(tmp_path / "losses.f32") as losses:
+    losses.append([1.0, 2.0])
+    with pytest.raises(ValueError, match=r"holds the losses of 2 steps.*step 5"):
+      losses.truncate(5)
+    assert losses.read().tolist() == [1.0, 2.0]
 
 
 def test_clock_counts_inner_time_once():

@@ -13,12 +13,13 @@ def main() -> int:
   parser.add_argument("directory", type=Path)
   directory = parser.parse_args().directory
   try:
-    print(report.compare(directory), end="")
-  except ValueError as error:
+    comparison = report.compare(directory)
+  except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
-  pictures = [*(run / "curves.png" for run in report.find_runs(directory)), directory / "comparison.png"]
-  print("pictures: " + "  ".join(map(str, pictures)))
+  for table in comparison.tables:
+    table.print()
+  print("\n".join(["pictures:", *(f"  {picture}" for picture in comparison.pictures)]))
   return 0
 
 

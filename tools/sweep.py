@@ -23,10 +23,12 @@ def main() -> int:
   set_up_process()
   from lm import build, train
 
-  records = sweeps.run_sweep(trials, args.workdir, lambda cfg, workdir: train.train(build.make_run(cfg), workdir))
-  table = sweeps.tabulate(records, sweep)
-  (args.workdir / "sweep.md").write_text(table)
-  print(table, end="")
+  records = sweeps.run_sweep(sweep, trials, args.workdir, lambda cfg, workdir: train.train(build.make_run(cfg), workdir))
+  sweeps.write(records, sweep, args.workdir).print()
+  for record in records:
+    if record["status"] != "finished":
+      print(f"{record['workdir']}: {record.get('error', record['status'])}", file=sys.stderr)
+  print(f"table and picture: {args.workdir / 'sweep.md'}  {args.workdir / 'sweep.png'}")
   return 0 if all(record["status"] == "finished" for record in records) else 1
 
 

@@ -5,9 +5,10 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from lm import plug
-from lm.config import Plug, parse_plug
+from lm.config import ConfigError, Plug, parse_plug
 from lm.data import tokenizer
 
 
@@ -20,28 +21,51 @@ def main() -> int:
   args = parser.parse_args()
   try:
     return _train(parse_plug("data", args.data), args.vocab_size, Path(args.output))
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
 
 
 def _train(data: Plug, vocab_size: int, output: Path) -> int:
+  if output.is_dir():
+    raise ConfigError(f"--output={str(output)!r}: is a folder; expected a file such as runs/tokenizer.model")
   source = plug.make("data", data, split="train")
   note = output.with_suffix(".json")
   settings = {"data": data.to_dict(), "vocab_size": vocab_size, "fingerprint": source.fingerprint()}
-  if output.is_file() and note.is_file() and json.loads(note.read_text()) == settings:
+  if output.is_file() and _holds(note, settings):
     print(f"{output}: there already, from the same text and settings")
     return 0
   if hasattr(source, "describe"):
     print(source.describe())
+  note.unlink(missing_ok=True)  # it speaks for the model that is replaced now
   began = time.perf_counter()
   tokenizer.train((source[i]["text"] for i in range(len(source))), str(output), vocab_size)
-  tok = tokenizer.load(str(output))
-  texts = [source[i]["text"] for i in range(min(len(source), 1000))]
-  rate = sum(len(text.encode()) for text in texts) / sum(len(tok.encode(text)) for text in texts)
+  seconds = time.perf_counter() - began
   note.write_text(json.dumps(settings, indent=2) + "\n")
-  print(f"{output}: {tok.vocab_size} pieces, {rate:.2f} bytes per token, {time.perf_counter() - began:.1f} s")
+  tok = tokenizer.load(str(output))
+  print(f"{output}: {tok.vocab_size:,} pieces, {_bytes_per_token(tok, data, source)}, trained in {seconds:.1f} s")
   return 0
+
+
+def _holds(note: Path, settings: dict[str, Any]) -> bool:
+  try:
+    return json.loads(note.read_text()) == settings
+  except (OSError, ValueError):  # none there, or not whole: train again
+    return False
+
+
+def _bytes_per_token(tok: tokenizer.Tokenizer, data: Plug, train: Any) -> str:
+  """On validation text; on the training text, and says so, where there is no other."""
+  source, place = train, "train"
+  try:
+    held_out = plug.make("data", data, split="validation")
+    if len(held_out):
+      source, place = held_out, "validation"
+  except ConfigError as error:
+    print(f"no validation text: {error}")
+  texts = [source[i]["text"] for i in range(len(source))]
+  rate = sum(len(text.encode()) for text in texts) / sum(len(tok.encode(text)) for text in texts)
+  return f"{rate:.2f} bytes per token on {place}"
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ So a position's noise does not depend on the row it stands in, on the batch, or 
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from lm.data.tokenizer import Tokenizer
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_LAST = np.uint64((1 << 64) - 1)  # sorts behind every key
 
 
 def splitmix(x: np.ndarray) -> np.ndarray:
@@ -32,17 +34,21 @@ class Noise:
   sequence_RT: np.ndarray
   offset_RT: np.ndarray
 
-  def bits(self, draw: int) -> np.ndarray:
-    """uint64 [R, T]; `draw` numbers independent draws for one position."""
+  def bits(self, draw: int, where: np.ndarray | None = None) -> np.ndarray:
+    """uint64 [R, T], or [n] at the n flat positions `where`; `draw` numbers independent draws for one position."""
+    sequence, offset = self.sequence_RT, self.offset_RT
     with np.errstate(over="ignore"):
       key = splitmix(np.asarray([self.seed * 64 + draw], np.uint64) + _GOLDEN)
-      per_row = splitmix(key + self.epoch_R.astype(np.uint64) * _GOLDEN)
-      per_sequence = splitmix(per_row[:, None] + self.sequence_RT.astype(np.uint64) * _GOLDEN)
-      return splitmix(per_sequence + self.offset_RT.astype(np.uint64) * _GOLDEN)
+      per_row = splitmix(key + self.epoch_R.astype(np.uint64) * _GOLDEN)[:, None]
+      if where is not None:
+        per_row = per_row[where // sequence.shape[1], 0]
+        sequence, offset = sequence.ravel()[where], offset.ravel()[where]
+      per_sequence = splitmix(per_row + sequence.astype(np.uint64) * _GOLDEN)
+      return splitmix(per_sequence + offset.astype(np.uint64) * _GOLDEN)
 
-  def uniform(self, draw: int) -> np.ndarray:
-    """float64 [R, T] in [0, 1)."""
-    return (self.bits(draw) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+  def uniform(self, draw: int, where: np.ndarray | None = None) -> np.ndarray:
+    """float64 in [0, 1), of the shape of `bits`."""
+    return (self.bits(draw, where) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def num_chosen(counts: np.ndarray, rate: float) -> np.ndarray:
@@ -57,30 +63,44 @@ def choose(eligible_RT: np.ndarray, segment_ids_RT: np.ndarray, rate: float, noi
   """
   R, T = eligible_RT.shape
   num_segments = int(segment_ids_RT.max(initial=0)) + 1
-  segment_RT = segment_ids_RT.astype(np.int64) + np.arange(R)[:, None] * num_segments
-  counts = np.bincount(segment_RT[eligible_RT], minlength=R * num_segments)
-  where = np.flatnonzero(eligible_RT)
-  segments = segment_RT.ravel()[where]
-  # Segments are contiguous and rise along the row, so sorting by segment + noise orders the noise within each segment.
-  order = np.argsort(segments + noise.uniform(0).ravel()[where], kind="stable")
-  first = np.cumsum(counts) - counts
-  rank = np.arange(len(order)) - first[segments[order]]
-  chosen = np.zeros(R * T, bool)
-  chosen[where[order[rank < num_chosen(counts, rate)[segments[order]]]]] = True
-  return chosen.reshape(R, T)
+  # One integer per position, (segment, noise, column) from the high bits to the low: a row sorts by segment, then noise.
+  # The bits kept of the noise follow from T alone, so that neither the row's place nor its neighbours change the order.
+  bits = np.uint64(T.bit_length())
+  keys_RT = noise.bits(0) >> (bits + bits) << bits | np.arange(T, dtype=np.uint64)
+  keys_RT |= segment_ids_RT.astype(np.uint64) << (np.uint64(64) - bits)
+  keys_RT[~eligible_RT] = _LAST
+  keys_RT.sort(axis=1)
+  filled_RT = keys_RT != _LAST
+  row, keys = np.nonzero(filled_RT)[0], keys_RT[filled_RT]
+  column = (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+  segment = (keys >> (np.uint64(64) - bits)).astype(np.int64) + row * num_segments
+  counts = np.bincount(segment, minlength=R * num_segments)
+  # An entry is chosen if its rank in its segment, from 0, is below the segment's number of chosen positions.
+  last = np.cumsum(counts) - counts + num_chosen(counts, rate)
+  first_ranks = np.arange(len(keys)) < last[segment]
+  chosen_RT = np.zeros((R, T), bool)
+  chosen_RT[row[first_ranks], column[first_ranks]] = True
+  return chosen_RT
 
 
 def mask_tokens(
   tokens_RT: np.ndarray, chosen_RT: np.ndarray, noise: Noise, tok: Tokenizer, mask_share: float, random_share: float
 ) -> np.ndarray:
   """BERT's replacement of chosen positions: the mask token, a random token that is no special, or the token itself."""
-  kind_RT = noise.uniform(1)
-  ordinary = np.setdiff1d(np.arange(tok.vocab_size), tok.special_ids)
-  random_RT = ordinary[(noise.bits(2) % np.uint64(len(ordinary))).astype(np.int64)]
   assert tok.mask_id is not None, "the run was built with a tokenizer that has a mask token"
-  masked_RT = np.where(chosen_RT & (kind_RT < mask_share), tok.mask_id, tokens_RT)
-  swapped = chosen_RT & (kind_RT >= mask_share) & (kind_RT < mask_share + random_share)
-  return np.where(swapped, random_RT, masked_RT).astype(tokens_RT.dtype)
+  ordinary = _ordinary_ids(tok.vocab_size, tok.special_ids)
+  where = np.flatnonzero(chosen_RT)
+  kind = noise.uniform(1, where)
+  swapped = where[(kind >= mask_share) & (kind < mask_share + random_share)]
+  masked_RT = tokens_RT.copy()
+  masked_RT.flat[where[kind < mask_share]] = tok.mask_id
+  masked_RT.flat[swapped] = ordinary[(noise.bits(2, swapped) % np.uint64(len(ordinary))).astype(np.int64)]
+  return masked_RT
+
+
+@functools.lru_cache(maxsize=4)
+def _ordinary_ids(vocab_size: int, special_ids: tuple[int, ...]) -> np.ndarray:
+  return np.setdiff1d(np.arange(vocab_size), special_ids)
 
 
 def gather(chosen_RT: np.ndarray, width: int, values_RT: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

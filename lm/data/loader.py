@@ -5,7 +5,7 @@ A host may ask for its rows only; they are bit-identical to those rows of the wh
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,11 +41,14 @@ class Rows:
     self.stream, self.seq_len, self._seed = stream, seq_len, seed
     task, store = stream.task, stream.store
     shift = max(field.shift for field in task.fields.values())
-    lengths = task.row_cost(np.maximum(store.lengths - shift, 0))
-    self.plan: Plan = plans.pack(lengths, seq_len, seed) if task.packed else plans.pad(lengths, seq_len)
+    lengths = np.maximum(store.lengths - shift, 0)
+    cost = lambda lengths_N: np.maximum(task.row_cost(lengths_N), lengths_N)  # a row also has to hold what is stored
+    self.plan: Plan = plans.pack(lengths, seq_len, seed, cost) if task.packed else plans.pad(lengths, seq_len, cost)
     if not self.plan.num_rows:
       raise ConfigError(f"stream {stream.name!r}: no sequence of one token or more")
-    counts = task.target_counts(self.plan.stop - self.plan.start)
+    sizes = self.plan.stop - self.plan.start
+    self.room = self.plan.row_sums(cost(sizes))  # positions that each row takes at most
+    counts = task.target_counts(sizes)
     widest = seq_len if counts is None else int(self.plan.row_sums(counts).max())
     self.width = min(-(-widest // 8) * 8, seq_len) if counts is not None else seq_len
     self._columns = {c: (store.values(c), np.asarray(store.offsets(c))) for c in store.columns}
@@ -100,11 +103,14 @@ class Loader:
     self, streams: Sequence[StreamData], *, batch_size: int, seq_len: int, buckets: tuple[int, ...] = (), seed: int = 0
   ):
     self._streams, self._batch_size, self._seq_len, self._seed = tuple(streams), batch_size, seq_len, seed
-    self._rows = [Rows(stream, seq_len, seed) for stream in streams]
-    self._mixture = Mixture([stream.weight for stream in streams])
-    self._buckets = _Buckets(self._rows[0].plan.row_lengths, batch_size, buckets) if buckets else None
     if buckets and any(stream.task.packed for stream in streams):
       raise ConfigError(f"config.length_buckets={buckets}: packed rows are always full; leave it ()")
+    if buckets and len(self._streams) > 1:
+      raise ConfigError(f"config.length_buckets={buckets}: rows of several streams share one length; leave it ()")
+    self._mixture = Mixture([stream.weight for stream in streams])
+    self._rows = [Rows(stream, seq_len, seed) for stream in streams]
+    self._orders = [_make_order(seed, i, rows.plan.num_rows) for i, rows in enumerate(self._rows)]
+    self._buckets = _Buckets(self._rows[0].room, batch_size, buckets) if buckets else None
 
   @property
   def rows_per_epoch(self) -> int:
@@ -128,8 +134,7 @@ class Loader:
       epochs[mine] = nth[mine] // source.plan.num_rows
       for epoch in np.unique(epochs[mine]):
         now = mine[epochs[mine] == epoch]
-        order = _permutation(self._seed, i, int(epoch), source.plan.num_rows)
-        numbers[now] = order[nth[now] % source.plan.num_rows]
+        numbers[now] = self._orders[i](int(epoch))[nth[now] % source.plan.num_rows]
     return self._assemble(wanted, stream, numbers, epochs, self._seq_len)
 
   def shapes(self) -> list[Batch]:
@@ -174,8 +179,7 @@ class EvalLoader:
   def __init__(self, stream: StreamData, *, batch_size: int, seq_len: int, buckets: tuple[int, ...] = ()):
     self._rows = Rows(stream, seq_len, seed=0)
     self._batch_size = batch_size
-    lengths = self._rows.plan.row_lengths
-    self._buckets = _Buckets(lengths, batch_size, buckets or (seq_len,))
+    self._buckets = _Buckets(self._rows.room, batch_size, buckets or (seq_len,))
 
   def __len__(self) -> int:
     return self._buckets.num_batches
@@ -201,9 +205,11 @@ class EvalLoader:
 class _Buckets:
   """Batches of rows of similar length. What does not fill a batch moves up to the next length, at last beside EMPTY."""
 
-  def __init__(self, row_lengths: np.ndarray, batch_size: int, lengths: tuple[int, ...]):
+  def __init__(self, room_R: np.ndarray, batch_size: int, lengths: tuple[int, ...]):
+    if list(lengths) != sorted(set(lengths)) or lengths[-1] < room_R.max():
+      raise ConfigError(f"config.length_buckets={lengths}: must rise to config.seq_len; a row has {room_R.max()} positions")
     self.lengths, self._batch_size = lengths, batch_size
-    self._bucket = np.searchsorted(np.asarray(lengths), row_lengths)
+    self._bucket = np.searchsorted(np.asarray(lengths), room_R)
     sizes = [length for length, _ in self.in_order()]
     self.num_batches = len(sizes)
     self.num_tokens = sum(sizes) * batch_size
@@ -232,7 +238,6 @@ class _Buckets:
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-@functools.lru_cache(maxsize=8)
-def _permutation(seed: int, stream: int, epoch: int, num_rows: int) -> np.ndarray:
-  """The order of a stream's rows in an epoch."""
-  return np.random.default_rng([seed, stream, epoch]).permutation(num_rows)
+def _make_order(seed: int, stream: int, num_rows: int) -> Callable[[int], np.ndarray]:
+  """From an epoch to the order of a stream's rows; the two last are kept, as a batch may stand across two epochs."""
+  return functools.lru_cache(maxsize=2)(lambda epoch: np.random.default_rng([seed, stream, epoch]).permutation(num_rows))

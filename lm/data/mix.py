@@ -18,6 +18,8 @@ class Mixture:
   """
 
   def __init__(self, weights: Sequence[float]):
+    if not all(0 < weight < math.inf for weight in weights):
+      raise ConfigError(f"config.streams: weights {tuple(weights)}; each must be a number above 0")
     exact = [fractions.Fraction(str(weight)) for weight in weights]
     shares = [weight / sum(exact) for weight in exact]
     period = math.lcm(*(share.denominator for share in shares))
@@ -38,19 +40,20 @@ class Mixture:
 
 
 def _schedule(counts: np.ndarray, period: int) -> np.ndarray:
-  """Tijdeman's rule for the chairman assignment problem (1980): among streams that may be served, the earliest due.
+  """Tijdeman's rule for the chairman assignment problem (1980): of the streams that may be served, the first to be due.
 
-  Stream i's k-th row may come once its share reaches k - 1 + 1 / (2n - 2)-ish, and is due before it falls a row behind.
+  A stream may be served once it is owed 1 / (2n - 2) of a row, and is due before it is owed 1 - 1 / (2n - 2). What is
+  owed is kept in units of 1 / (period * (2n - 2)) rows, so that everything is an exact integer.
   """
   n = len(counts)
   if n == 1:
     return np.zeros(period, np.int64)
-  slack = 1 / (2 * n - 2)
-  share, served = counts / period, np.zeros(n)
-  stream = np.empty(period, np.int64)
-  for row in range(1, period + 1):
-    ahead = share * row - served
-    due = np.where(ahead >= slack - 1e-12, (1 - slack - ahead) / share, np.inf)
-    stream[row - 1] = i = int(np.argmin(due)) if np.isfinite(due).any() else int(np.argmax(ahead))
-    served[i] += 1
+  earned = [int(count) * (2 * n - 2) for count in counts]
+  whole, latest = period * (2 * n - 2), period * (2 * n - 3)
+  owed, stream = [0] * n, np.empty(period, np.int64)
+  for row in range(period):
+    owed = [a + b for a, b in zip(owed, earned, strict=True)]
+    _, chosen = min(((latest - owed[i]) / earned[i], i) for i in range(n) if owed[i] >= period)
+    owed[chosen] -= whole
+    stream[row] = chosen
   return stream

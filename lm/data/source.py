@@ -2,14 +2,17 @@
 
 from typing import Any, Protocol
 
+SPLITS = ("train", "validation", "test")
+
 
 class Source(Protocol):
-  """A frozen dataclass with a field `split` ("train", "validation" or "test").
+  """A frozen dataclass with a field `split`, one of SPLITS.
 
   A source of labelled examples also has `labels`, the label set of its training split as a tuple of names.
   """
 
-  split: str
+  @property
+  def split(self) -> str: ...
 
   def __len__(self) -> int: ...
 

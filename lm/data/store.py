@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 import zlib
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,11 @@ def build(source: Source, tok: Tokenizer, task: Any, cache_dir: Path) -> Store:
   """The store of a source under a task: read if it is there and whole, built if not.
 
   Raises:
-    ConfigError: the source has no examples, or none that gives a sequence.
+    ConfigError: the source has no examples, or none that gives a sequence; the cache folder cannot be written.
   """
   settings = {name: repr(getattr(task, name)) for name in task.prepare_fields}
-  identity = [FORMAT, type(task).__name__, settings, source.fingerprint(), tok.fingerprint()]
+  read = sorted({field.column or name for name, field in task.fields.items()})
+  identity = [FORMAT, type(task).__name__, settings, read, source.fingerprint(), tok.fingerprint()]
   folder = cache_dir / "store" / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
   index = folder / "index.json"
   if folder.exists():
@@ -64,11 +65,14 @@ def build(source: Source, tok: Tokenizer, task: Any, cache_dir: Path) -> Store:
     if damage is None:
       return Store(folder, tuple(json.loads(index.read_text())["columns"]))
     print(f"stored corpus {folder}: {damage}; building it again")
-    shutil.rmtree(folder)
+    _discard(folder)
   if len(source) == 0:
     raise ConfigError(f"data {type(source).__name__.lower()!r}, split {source.split!r}: no examples")
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
+  temporary = _beside(folder)
+  try:
+    temporary.mkdir(parents=True)
+  except OSError as error:
+    raise ConfigError(f"config.cache_dir={str(cache_dir)!r}: cannot be written ({error.strerror})") from error
   try:
     columns = _write(source, tok, task, temporary)
     try:
@@ -85,13 +89,14 @@ def _write(source: Source, tok: Tokenizer, task: Any, folder: Path) -> tuple[str
   parts: dict[str, list[np.ndarray]] = {}
   for i in range(len(source)):
     for sequence in task.prepare(source[i], tok):
+      assert not parts or parts.keys() == sequence.keys(), f"sequences have {sorted(parts)}, example {i} {sorted(sequence)}"
       for name, value in sequence.items():
         parts.setdefault(name, []).append(np.atleast_1d(value))
-  if "tokens" not in parts:
+  if not any(map(len, parts.get("tokens", ()))):
     raise ConfigError(f"data {type(source).__name__.lower()!r}, split {source.split!r}: no example gives a sequence")
   for name, arrays in parts.items():
     values = np.concatenate(arrays)
-    if np.issubdtype(values.dtype, np.integer) and values.min() >= 0 and values.max() < 1 << 16:
+    if values.dtype.kind in "iu" and values.min(initial=0) >= 0 and values.max(initial=0) < 1 << 16:
       values = values.astype(np.uint16)
     np.save(folder / f"{name}.values.npy", values)
     np.save(folder / f"{name}.offsets.npy", np.cumsum([0, *map(len, arrays)], dtype=np.int64))
@@ -103,11 +108,29 @@ def _write(source: Source, tok: Tokenizer, task: Any, folder: Path) -> tuple[str
 def _damage(folder: Path) -> str | None:
   """What is wrong with a store on disk, or None."""
   try:
-    files = json.loads((folder / "index.json").read_text())["files"]
-    wrong = [name for name, expected in files.items() if _checksum(folder / name) != expected]
-  except (OSError, json.JSONDecodeError, KeyError) as error:
+    index = json.loads((folder / "index.json").read_text())
+    files = {f"{column}.{part}.npy" for column in index["columns"] for part in ("values", "offsets")}
+    if files != index["files"].keys():
+      return "damaged (index.json)"
+    wrong = [name for name, expected in sorted(index["files"].items()) if _checksum(folder / name) != expected]
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # no JSON, or not the index that we write
     return f"unreadable ({type(error).__name__})"
   return f"damaged ({', '.join(wrong)})" if wrong else None
+
+
+def _discard(folder: Path) -> None:
+  """Moves a folder away before removing it, so that no other process finds half of it."""
+  aside = _beside(folder)
+  try:
+    os.replace(folder, aside)
+  except FileNotFoundError:  # another process was first
+    return
+  shutil.rmtree(aside)
+
+
+def _beside(folder: Path) -> Path:
+  """A new name next to a folder, on the same file system."""
+  return folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
 
 
 def _checksum(path: Path) -> list[int]:

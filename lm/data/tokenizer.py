@@ -5,7 +5,9 @@ fallback; its own space mark U+2581, which it would read as a space, is encoded 
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from lm.config import ConfigError
 
 PAD, UNK, BOS, EOS, MASK = "<pad>", "<unk>", "<s>", "</s>", "[MASK]"
 _SPACE_MARK = "\u2581"
+_MAX_LINE = 1 << 16  # bytes; the trainer leaves out longer lines, so they are cut
+_MIN_VOCAB = 262  # 256 bytes, the five specials, the newline
 
 
 class Tokenizer:
@@ -87,7 +91,6 @@ class SentencePiece(Tokenizer):
   def __init__(self, path: str):
     import sentencepiece
 
-    self._path = Path(path)
     try:
       self._model = sentencepiece.SentencePieceProcessor(model_file=path)
     except (RuntimeError, OSError) as error:
@@ -97,18 +100,19 @@ class SentencePiece(Tokenizer):
     self.pad_id, self.unk_id, self.bos_id, self.eos_id = model.pad_id(), model.unk_id(), model.bos_id(), model.eos_id()
     mask = model.piece_to_id(MASK)
     self.mask_id = mask if mask != self.unk_id else None
-    self._space_mark_ids = [model.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode()]
+    mark_ids = [model.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode()]
+    self._space_mark_ids = mark_ids if all(model.is_byte(i) for i in mark_ids) else []  # [] without byte fallback
+    self._specials = frozenset(self.special_ids)
     self.token_bytes = np.array([self._num_bytes(i) for i in range(self.vocab_size)], np.int32)
 
   def encode(self, text):
-    if _SPACE_MARK not in text:
+    if _SPACE_MARK not in text or not self._space_mark_ids:
       return self._model.encode(text)
     first, *rest = (self._model.encode(part) for part in text.split(_SPACE_MARK))
     return [*first, *(i for part in rest for i in (*self._space_mark_ids, *part))]
 
   def decode(self, ids):
-    text = [int(i) for i in ids if int(i) not in self.special_ids]
-    return self._model.decode(text)
+    return self._model.decode([int(i) for i in ids if int(i) not in self._specials])
 
   def fingerprint(self):
     return hashlib.sha256(self._model.serialized_model_proto()).hexdigest()
@@ -119,7 +123,7 @@ class SentencePiece(Tokenizer):
       target.write_bytes(self._model.serialized_model_proto())
 
   def _num_bytes(self, i: int) -> int:
-    if i in self.special_ids or self._model.is_control(i):
+    if i in self._specials or self._model.is_control(i):
       return 0
     if self._model.is_byte(i):
       return 1
@@ -139,15 +143,23 @@ def load(path: str) -> Tokenizer:
 
 
 def train(texts: Iterable[str], path: str, vocab_size: int = 4096) -> None:
-  """Trains a unigram model with byte fallback and writes it to `path`."""
-  import io
+  """Trains a unigram model with byte fallback and writes it to `path`; the same texts give the same file.
 
+  Raises:
+    ConfigError: no text, or a vocabulary too small or too large for it.
+  """
   import sentencepiece
 
+  if vocab_size < _MIN_VOCAB:
+    raise ConfigError(f"vocab_size={vocab_size}: at least {_MIN_VOCAB}, for bytes, newline and specials")
+  lines = _lines(texts)
+  first = next(lines, None)
+  if first is None:
+    raise ConfigError("tokenizer: there is no text to train on")
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=(line for text in texts for line in text.splitlines(keepends=True)),
+      sentence_iterator=itertools.chain([first], lines),
       model_writer=model,
       model_type="unigram",
       vocab_size=vocab_size,
@@ -159,11 +171,20 @@ def train(texts: Iterable[str], path: str, vocab_size: int = 4096) -> None:
       pad_piece=PAD, unk_piece=UNK, bos_piece=BOS, eos_piece=EOS,
       control_symbols=[MASK],
       user_defined_symbols=["\n"],
-      max_sentence_length=1 << 16,
+      max_sentence_length=_MAX_LINE,
       num_threads=2,
       minloglevel=2,
     )  # fmt: skip
   except RuntimeError as error:
-    raise ConfigError(f"--vocab_size={vocab_size}: {str(error).splitlines()[-1]}") from error
+    reason = str(error).splitlines()[-1].rpartition("] ")[2]  # behind the trainer's own file and condition
+    raise ConfigError(f"vocab_size={vocab_size}: {reason}") from error
   Path(path).parent.mkdir(parents=True, exist_ok=True)
   Path(path).write_bytes(model.getvalue())
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+  width = _MAX_LINE // 4  # a character has four bytes at most
+  for text in texts:
+    for line in text.splitlines(keepends=True):
+      for start in range(0, len(line), width):
+        yield line[start : start + width]

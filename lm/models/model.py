@@ -90,6 +90,11 @@ class Forward:
     self.loss_chunk = loss_chunk  # positions of T per chunk of head and cross-entropy; 0: whole rows
     self._seen: dict[tuple, tuple] = {}
 
+  @property
+  def causal(self) -> bool:
+    """Whether a position sees only those before it: then the last one knows the whole text, not the first."""
+    return self._model.cfg.causal
+
   def for_head(self, head: str) -> "Forward":
     """The same forward pass (and its memory), reading another head."""
     other = Forward(self._model, self._params, self._intercept, head=head, loss_chunk=self.loss_chunk)

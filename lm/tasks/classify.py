@@ -1,4 +1,4 @@
-"""Classification of a text: one label per row, read from the first position (the [CLS] token)."""
+"""Classification of a text: one label per row, read from the [CLS] token, or from the last one of a causal model."""
 
 import dataclasses
 
@@ -56,4 +56,8 @@ class Classify(Task):
     return {"scores": jax.nn.softmax(self._logits(forward, batch, None)), "label": batch["label"], "weights": batch["weights"]}
 
   def _logits(self, forward, batch, rng):
-    return forward.head(forward(batch, rng)[:, 0], batch, rng)
+    h_BTD = forward(batch, rng)
+    lengths_B = jnp.sum(batch["segment_ids"] > 0, axis=1)
+    read_B = jnp.maximum(lengths_B - 1, 0) if forward.causal else jnp.zeros_like(lengths_B)
+    h_BD = jnp.take_along_axis(h_BTD, read_B[:, None, None], axis=1)[:, 0]
+    return forward.head(h_BD, batch, rng)

@@ -34,15 +34,16 @@ def test_identity_at_init_and_merged_equals_unmerged(method, task):
   peft = plug.make("peft", Plug(method))
   run = make_run(task, peft=method)
   model, batch = run.program.spec.model, run.loader.batch(0)["inputs"]
-  boxed = model.init(jax.random.key(0))
+  boxed = jax.jit(model.init)(jax.random.key(0))
   attached = nn.unbox(peft.attach(boxed, jax.random.key(1)))
-  base, _ = model.hidden(nn.unbox(boxed), batch)
+  hidden = jax.jit(model.hidden, static_argnames="intercept")
+  base, _ = hidden(nn.unbox(boxed), batch)
   if peft.identity_at_init:
-    np.testing.assert_allclose(model.hidden(attached, batch, intercept=peft.intercept)[0], base, atol=1e-6)
+    np.testing.assert_allclose(hidden(attached, batch, intercept=peft.intercept)[0], base, atol=1e-6)
   if peft.merges:
     grown = tree.map_named(lambda name, x: x + 0.05 if "/lora/" in name else x, attached)
-    expected, _ = model.hidden(grown, batch, intercept=peft.intercept)
-    merged, _ = model.hidden(peft.merge(grown), batch)
+    expected, _ = hidden(grown, batch, intercept=peft.intercept)
+    merged, _ = hidden(peft.merge(grown), batch)
     np.testing.assert_allclose(merged, expected, atol=2e-5)
     assert tree.flatten(peft.merge(grown)).keys() == tree.flatten(nn.unbox(boxed)).keys()
 

@@ -71,3 +71,40 @@ def test_noise_follows_the_token_and_changes_with_epoch_and_seed():
   assert (moved[:, ::-1] == noise).all()
   for other in (corrupt.Noise(1, np.array([1]), sequence, offset), corrupt.Noise(2, np.array([0]), sequence, offset)):
     assert (other.uniform(0) != noise).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_noise_at_some_positions_is_that_of_the_whole(seed):
+  rng = np.random.default_rng(seed)
+  _, _, noise = make_rows(rng)
+  where = np.flatnonzero(rng.random((6, 40)) < 0.3)
+  assert (noise.bits(1, where) == noise.bits(1).ravel()[where]).all()
+  assert (noise.uniform(2, where) == noise.uniform(2).ravel()[where]).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 30))
+def test_a_row_is_masked_alike_in_any_batch_and_at_any_place(seed, shift):
+  tokens, segments, noise = make_rows(np.random.default_rng(seed))
+  whole = corrupt.choose(segments > 0, segments, 0.3, noise)
+  alone = corrupt.Noise(noise.seed, noise.epoch_R[3:4], noise.sequence_RT[3:4], noise.offset_RT[3:4])
+  assert (corrupt.choose(segments[3:4] > 0, segments[3:4], 0.3, alone) == whole[3:4]).all()
+  roll = lambda x: np.roll(x, shift, axis=1)
+  moved = corrupt.Noise(noise.seed, noise.epoch_R, roll(noise.sequence_RT), roll(noise.offset_RT))
+  renamed = roll(np.where(segments > 0, segments + 5, 0))
+  assert (corrupt.choose(renamed > 0, renamed, 0.3, moved) == roll(whole)).all()
+
+
+def test_choice_does_not_depend_on_the_number_of_the_row():
+  T = 64  # noise that differs only in its 50th bit and some above: a float that also holds the row's number would lose it
+
+  class Close(corrupt.Noise):
+    def bits(self, draw, where=None):
+      del draw, where
+      return np.broadcast_to(np.arange(T, 0, -1, dtype=np.uint64) << np.uint64(14), self.sequence_RT.shape)
+
+  for R in (1, 3000):
+    noise = Close(0, np.zeros(R, int), np.zeros((R, T), int), np.broadcast_to(np.arange(T), (R, T)))
+    chosen = corrupt.choose(np.ones((R, T), bool), np.ones((R, T), int), 0.25, noise)
+    assert chosen[-1].nonzero()[0].tolist() == list(range(T - 16, T))

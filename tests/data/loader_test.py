@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from lm.config import ConfigError
 from lm.data import store
 from lm.data.loader import EMPTY, EvalLoader, Loader, StreamData
 from lm.data.sources.memory import Memory
@@ -97,11 +98,61 @@ def test_shapes_are_those_of_the_batches(tmp_path):
     assert {describe(loader.batch(step)) for step in range(30)} <= {describe(shape) for shape in loader.shapes()}
 
 
-def test_a_damaged_store_is_built_again(tmp_path, capsys):
-  good = make_stream(Causal(), tmp_path).store
-  path = good.path / "tokens.values.npy"
-  for damage in (lambda data: data[:-3], lambda data: data[:-1] + bytes([data[-1] ^ 1])):
-    path.write_bytes(damage(path.read_bytes()))
-    again = make_stream(Causal(), tmp_path).store
-    assert "building it again" in capsys.readouterr().out
-    assert again.values("tokens")[-1] == Bytes().eos_id
+class Roomy(Causal):
+  """Wants five more positions per piece than it stores."""
+
+  def row_cost(self, lengths_N):
+    return lengths_N + 5
+
+
+def test_room_for_corruption_never_reads_the_next_sequence(tmp_path):
+  seen: Counter = Counter()
+  for batch, _ in EvalLoader(make_stream(Roomy(), tmp_path), batch_size=8, seq_len=32):
+    seen.update(batch["main"]["targets"][batch["main"]["weights"] > 0].tolist())
+    segments = batch["inputs"]["segment_ids"]
+    assert ((segments > 0).sum(1) + 5 * segments.max(1) <= 32).all()
+  expected: Counter = Counter()
+  for text in TEXTS:
+    expected.update([*Bytes().encode(text), Bytes().eos_id])
+  assert seen == expected
+
+
+def test_streams_are_served_by_their_weights(tmp_path):
+  loader = make_loader("mixture", tmp_path)  # weights 2 and 1
+  counts = np.zeros(2, int)
+  for step in range(30):
+    batch = loader.batch(step)
+    counts += [int((batch[key]["weights"].reshape(8, -1).max(1) > 0).sum()) for key in ("s0", "s1")]
+    assert counts.sum() == 8 * (step + 1)
+    assert abs(counts[1] - counts.sum() / 3) <= 1
+
+
+def test_an_epoch_of_buckets_holds_every_row_once_at_a_length_that_fits(tmp_path):
+  loader = make_loader("buckets", tmp_path)
+  expected = Counter(tuple([Bytes().cls_id, *Bytes().encode(text), Bytes().sep_id][:32]) for text in TEXTS)
+  num_batches = loader.rows_per_epoch // 8
+  for epoch in range(2):
+    seen: Counter = Counter()
+    lengths = []
+    for step in range(epoch * num_batches, (epoch + 1) * num_batches):
+      inputs = loader.batch(step)["inputs"]
+      lengths.append(inputs["tokens"].shape[1])
+      real = inputs["segment_ids"] > 0
+      seen.update(tuple(row[mask].tolist()) for row, mask in zip(inputs["tokens"], real, strict=True) if mask.any())
+    assert seen == expected
+    assert set(lengths) == {16, 32}
+
+
+@pytest.mark.parametrize(
+  ("tasks", "buckets", "message"),
+  [
+    ([Causal()], (16, 32), "packed"),
+    ([Classify(("a", "b"))] * 2, (16, 32), "several streams"),
+    ([Classify(("a", "b"))], (16, 24), "must rise to config.seq_len"),
+    ([Classify(("a", "b"))], (32, 16, 32), "must rise to config.seq_len"),
+  ],
+)
+def test_buckets_that_would_lose_rows_are_refused(tasks, buckets, message, tmp_path):
+  streams = [make_stream(task, tmp_path, f"s{i}") for i, task in enumerate(tasks)]
+  with pytest.raises(ConfigError, match=message):
+    Loader(streams, batch_size=8, seq_len=32, buckets=buckets)

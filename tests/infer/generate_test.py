@@ -1,13 +1,11 @@
 """Sampling: greedy equals the full forward, filters keep what they say, rows do not disturb each other."""
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lm.infer.generate import Sampler, generate
-from tests.models.transformer_test import make_inputs, make_model
+from tests.models.transformer_test import init, make_inputs, make_model
 
 EOS = 3
 
@@ -15,7 +13,7 @@ EOS = 3
 @pytest.fixture(scope="module")
 def trained():
   model = make_model("gpt2-tiny", init_stddev=0.5)
-  return model, nn.unbox(model.init(jax.random.key(0)))
+  return model, init(model)
 
 
 def slow_greedy(model, params, prompt, count):

@@ -35,6 +35,14 @@ def make_model(name, **changes):
   return Model(cfg, ((head.kind, head),))
 
 
+def init(model):
+  return jax.jit(lambda rng: nn.unbox(model.init(rng)))(jax.random.key(0))
+
+
+def hidden(model, params, inputs, **options):
+  return jax.jit(model.hidden)(params, inputs, **options)
+
+
 def make_inputs(tokens, segments=None):
   tokens_BT = jnp.asarray(tokens, jnp.int32)
   B, T = tokens_BT.shape
@@ -57,13 +65,13 @@ def test_presets_have_the_published_size(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_only_allowed_positions_have_a_gradient(name):
   model = make_model(name, dropout_rate=0.0)
-  params = nn.unbox(model.init(jax.random.key(0)))
+  params = init(model)
   inputs = make_inputs(random_tokens(1, 8))
 
   def reads(perturb):
     return model.hidden(params, inputs, perturb=perturb)[0][0, 3].sum()
 
-  touched = np.abs(jax.grad(reads)(jnp.zeros((1, 8, 32)))).sum((0, 2)) > 0
+  touched = np.abs(jax.jit(jax.grad(reads))(jnp.zeros((1, 8, 32)))).sum((0, 2)) > 0
   expected = np.arange(8) <= 3 if model.cfg.causal else np.ones(8, bool)
   np.testing.assert_array_equal(touched, expected)
 
@@ -71,13 +79,13 @@ def test_only_allowed_positions_have_a_gradient(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_packed_documents_equal_separate_ones(name):
   model = make_model(name, dropout_rate=0.0)
-  params = nn.unbox(model.init(jax.random.key(0)))
+  params = init(model)
   first, second = random_tokens(2, 6)
   packed = make_inputs([[*first, *second[:4], 0, 0]], [[1] * 6 + [2] * 4 + [0] * 2])
   packed["positions"] = jnp.asarray([[*range(6), *range(4), 0, 0]])
-  h_BTD, _ = model.hidden(params, packed)
-  one, _ = model.hidden(params, make_inputs([first]))
-  two, _ = model.hidden(params, make_inputs([second[:4]]))
+  h_BTD, _ = hidden(model, params, packed)
+  one, _ = hidden(model, params, make_inputs([first]))
+  two, _ = hidden(model, params, make_inputs([second[:4]]))
   np.testing.assert_allclose(h_BTD[0, :6], one[0], atol=1e-5)
   np.testing.assert_allclose(h_BTD[0, 6:10], two[0], atol=1e-5)
 
@@ -86,13 +94,13 @@ def test_packed_documents_equal_separate_ones(name):
 @pytest.mark.parametrize("name", ["gpt2", "gpt2-tiny"])
 def test_cached_decoding_equals_the_full_forward(name, changes):
   model = make_model(name, **changes)
-  params = nn.unbox(model.init(jax.random.key(0)))
+  params = init(model)
   inputs = make_inputs(random_tokens(2, 9))
-  full, _ = model.hidden(params, inputs)
+  full, _ = hidden(model, params, inputs)
   cache, parts = make_cache(model.cfg, 2, 12, jnp.float32), []
   for start, stop in ((0, 5), (5, 6), (6, 9)):
     part = {key: value[:, start:stop] if value.ndim == 2 else value for key, value in inputs.items()}
-    h_BTD, cache = model.hidden(params, part, cache=cache)
+    h_BTD, cache = hidden(model, params, part, cache=cache)
     parts.append(h_BTD)
   np.testing.assert_allclose(jnp.concatenate(parts, axis=1), full, atol=1e-5)
   assert int(cache.length) == 9
@@ -114,10 +122,10 @@ def test_attention_equals_a_float64_loop():
 
 def test_dropout_noise_belongs_to_the_row():
   model = make_model("bert-tiny", dropout_rate=0.5)
-  params = nn.unbox(model.init(jax.random.key(0)))
+  params = init(model)
   inputs = make_inputs(random_tokens(4, 6))
-  whole, _ = model.hidden(params, inputs, rng=jax.random.key(1))
-  part, _ = model.hidden(params, {key: value[2:] for key, value in inputs.items()}, rng=jax.random.key(1))
-  other, _ = model.hidden(params, inputs, rng=jax.random.key(2))
+  whole, _ = hidden(model, params, inputs, rng=jax.random.key(1))
+  part, _ = hidden(model, params, {key: value[2:] for key, value in inputs.items()}, rng=jax.random.key(1))
+  other, _ = hidden(model, params, inputs, rng=jax.random.key(2))
   np.testing.assert_allclose(part, whole[2:], atol=1e-6)
   assert np.abs(np.asarray(whole - other)).max() > 0.1

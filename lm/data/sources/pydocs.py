@@ -4,22 +4,28 @@ About 2.2 MB of English on CPython 3.11. Distributions strip modules, so counts 
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import inspect
+import json
+import os
+import sys
 import sysconfig
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 from lm.config import ConfigError
+from lm.data.source import SPLITS
 
 EXCLUDED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 SHARES = {"validation": 5, "test": 5}  # percent of documents, by hash of their content
 SHINGLE = 8  # words
 MAX_OVERLAP = 0.2  # of a held-out document's shingles that may stand in train
 MIN_LABELLED = 60  # training documents of a module that is a label
-SPLITS = ("train", "validation", "test")
+CACHE_FORMAT = 1  # raise it when `_read` would find other documents in the same files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +78,33 @@ class Pydocs:
 
 @functools.cache
 def _documents() -> list[tuple[str, str]]:
-  """(text, top-level module or "") without exact duplicates, in a fixed order."""
+  """What `_read` finds, kept in a file named after this Python and its library, because parsing takes seconds."""
+  root = Path(sysconfig.get_path("stdlib"))
+  files = _files(root)
+  stats = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+  key = hashlib.sha256(json.dumps([CACHE_FORMAT, sys.version, stats]).encode()).hexdigest()[:24]
+  cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lm" / f"pydocs-{key}.json"
+  with contextlib.suppress(OSError, ValueError):  # not there, or not whole
+    return [(text, module) for text, module in json.loads(cache.read_bytes())]
+  documents = _read(root, files)
+  if not documents:
+    raise ConfigError(f"data 'pydocs': this Python's library at {root} has no docstrings")
+  with contextlib.suppress(OSError):  # nowhere to write: the next process parses again
+    _write_atomically(cache, json.dumps(documents))
+  return documents
+
+
+def _files(root: Path) -> list[Path]:
+  """Every .py file below root outside EXCLUDED folders, sorted."""
+  found = []
+  for folder, subfolders, names in os.walk(root):
+    subfolders[:] = [name for name in subfolders if name not in EXCLUDED]
+    found += [Path(folder, name) for name in names if name.endswith(".py")]
+  return sorted(found)
+
+
+def _read(root: Path, files: list[Path]) -> list[tuple[str, str]]:
+  """(text, top-level module or "") without exact duplicates: topics first, then docstrings in the order of files."""
   found: dict[str, str] = {}
   try:
     from pydoc_data.topics import topics
@@ -80,16 +112,19 @@ def _documents() -> list[tuple[str, str]]:
     topics = {}
   for name in sorted(topics):
     found.setdefault(topics[name].strip(), "")
-  root = Path(sysconfig.get_path("stdlib"))
-  for path in sorted(root.rglob("*.py")):
-    inside = path.relative_to(root)
-    if EXCLUDED & set(inside.parts) or inside.parts[0] == "pydoc_data":
-      continue
-    for text in _docstrings(path):
-      found.setdefault(text, inside.parts[0].removesuffix(".py"))
-  if not found:
-    raise ConfigError(f"data 'pydocs': this Python's library at {root} has no docstrings")
+  for path in files:
+    module = path.relative_to(root).parts[0].removesuffix(".py")
+    if module != "pydoc_data":
+      for text in _docstrings(path):
+        found.setdefault(text, module)
   return list(found.items())
+
+
+def _write_atomically(path: Path, text: str) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.name}.", delete=False) as file:
+    file.write(text)
+  os.replace(file.name, path)
 
 
 def _docstrings(path: Path) -> list[str]:

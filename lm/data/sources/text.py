@@ -4,10 +4,12 @@ import dataclasses
 import functools
 import glob
 import hashlib
+import os
 import re
 from pathlib import Path
 
 from lm.config import ConfigError
+from lm.data.source import SPLITS
 
 UNITS = ("line", "paragraph", "file")
 
@@ -28,10 +30,12 @@ class Text:
   def __post_init__(self):
     if self.unit not in UNITS:
       raise ConfigError(f"data.unit={self.unit!r}: accepted are {', '.join(UNITS)}")
-    setting = "path" if self.split == "train" else self.split
+    if self.split not in SPLITS:
+      raise ConfigError(f"data.split={self.split!r}: accepted are {', '.join(SPLITS)}")
+    if not self._pattern:
+      raise ConfigError(f"data.{self._setting}='': not set; the {self.split} split takes a file or a glob of its own")
     if not self._files:
-      pattern = getattr(self, setting)
-      raise ConfigError(f"data.{setting}={pattern!r}: " + ("no such file" if pattern else "not set"))
+      raise ConfigError(f"data.{self._setting}={self._pattern!r}: no such file; accepted are a file or a glob like 'a/*.txt'")
 
   def __len__(self) -> int:
     return len(self._documents)
@@ -43,13 +47,23 @@ class Text:
     """Hash of all documents."""
     digest = hashlib.sha256()
     for text in self._documents:
-      digest.update(text.encode() + b"\0")
+      encoded = text.encode()
+      digest.update(b"%d:%b" % (len(encoded), encoded))
     return digest.hexdigest()
 
   @property
+  def _setting(self) -> str:
+    return "path" if self.split == "train" else self.split
+
+  @property
+  def _pattern(self) -> str:
+    return getattr(self, self._setting)
+
+  @functools.cached_property
   def _files(self) -> list[str]:
-    pattern = self.path if self.split == "train" else getattr(self, self.split)
-    return sorted(glob.glob(pattern)) if pattern else []
+    if os.path.isfile(self._pattern):  # its name may hold a bracket or a star
+      return [self._pattern]
+    return sorted(filter(os.path.isfile, glob.glob(self._pattern, recursive=True)))
 
   @functools.cached_property
   def _documents(self) -> list[str]:
@@ -58,7 +72,14 @@ class Text:
       try:
         text = Path(file).read_text(encoding="utf-8-sig")
       except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from error
-      parts = {"line": text.splitlines, "paragraph": lambda t=text: re.split(r"\n\s*\n", t), "file": lambda t=text: [t]}
-      found += [part for part in parts[self.unit]() if part.strip()]
+        raise ConfigError(f"data.{self._setting}: {file!r} is not UTF-8 at byte {error.start}") from error
+      except OSError as error:
+        raise ConfigError(f"data.{self._setting}: {file!r} cannot be read: {error.strerror}") from error
+      found += [part for part in _split(text, self.unit) if part.strip()]
     return found
+
+
+def _split(text: str, unit: str) -> list[str]:
+  if unit == "line":
+    return text.split("\n")  # not splitlines: a form feed or U+2028 is part of its line
+  return re.split(r"\n\s*\n", text) if unit == "paragraph" else [text]
