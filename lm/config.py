@@ -358,8 +358,9 @@ def _checked(cfg: Config) -> Config:
     steps(value, f"config.{name}", total_steps=1000, batch_size=1, seq_len=1, examples_per_epoch=1)
   if cfg.seq_len < 2:
     raise ConfigError(f"config.seq_len={cfg.seq_len}: must be at least 2")
-  if cfg.loss_chunk < 0:
-    raise ConfigError(f"config.loss_chunk={cfg.loss_chunk}: must not be negative")
+  for name in ("seed", "init_seed", "data_seed", "loss_chunk"):
+    if (getattr(cfg, name) or 0) < 0:
+      raise ConfigError(f"config.{name}={getattr(cfg, name)}: must not be negative")
   buckets = cfg.length_buckets
   if buckets and (list(buckets) != sorted(set(buckets)) or buckets[-1] != cfg.seq_len or buckets[0] < 2):
     raise ConfigError(f"config.length_buckets={buckets}: must rise and end with config.seq_len={cfg.seq_len}")

@@ -43,7 +43,7 @@ def _train(cfg: config.Config, workdir: Path) -> int:
   from lm import build, train
 
   received: list[int] = []
-  stop = _on_signals(received)
+  stop = stop_on_signals(received)
   train.check_workdir(cfg, workdir)
   summary = train.train(build.make_run(cfg), workdir, stop=stop)
   return 128 + received[0] if summary["status"] == "interrupted" else 0
@@ -62,7 +62,7 @@ def set_up_process() -> None:
   logging.getLogger("absl").setLevel(logging.ERROR)
 
 
-def _on_signals(received: list[int]) -> Callable[[], bool]:
+def stop_on_signals(received: list[int]) -> Callable[[], bool]:
   """The first SIGINT or SIGTERM asks the loop to save and stop, the second ends the process at once."""
 
   def handle(number, _frame):

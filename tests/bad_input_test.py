@@ -27,6 +27,7 @@ BAD = [
   (CAUSAL, ["mesh.data=3"], ["config.mesh", "8 devices"]),
   (CAUSAL, ["mesh.dat=3"], ["config.mesh.dat", "'data'"]),
   (CAUSAL, ["seq_len=4096"], ["config.seq_len=4096", "2048"]),
+  (CAUSAL, ["seed=-1"], ["config.seed=-1", "negative"]),
   (CAUSAL, ["seq_len=1"], ["config.seq_len=1"]),
   (CAUSAL, ["length_buckets=64,128"], ["length_buckets", "seq_len=256"]),
   (CAUSAL, ["length_buckets=128,256"], ["length_buckets", "packed"]),

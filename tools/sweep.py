@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from lm import sweep as sweeps
-from lm.main import set_up_process
+from lm.main import set_up_process, stop_on_signals
 
 
 def main() -> int:
@@ -23,7 +23,9 @@ def main() -> int:
   set_up_process()
   from lm import build, train
 
-  records = sweeps.run_sweep(sweep, trials, args.workdir, lambda cfg, workdir: train.train(build.make_run(cfg), workdir))
+  stop = stop_on_signals([])
+  run_trial = lambda cfg, workdir: train.train(build.make_run(cfg), workdir, stop=stop)
+  records = sweeps.run_sweep(sweep, trials, args.workdir, run_trial)
   sweeps.write(records, sweep, args.workdir).print()
   for record in records:
     if record["status"] != "finished":
