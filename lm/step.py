@@ -63,7 +63,7 @@ def make_train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, _mask_layers(updates, layer_masks))
     params, peft_state = tuner.after_update(params, grads, state.peft_state, state.step)
-    metrics = {"sums": sums, "weights": weights, "loss": total, "grad_norm": optax.global_norm(grads)}
+    metrics = {"sums": sums, "weights": weights, "loss": total, "grad_norm": optax.tree.norm(grads)}
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, peft_state=peft_state), metrics
 
   return train_step

@@ -83,7 +83,7 @@ def test_two_tasks_with_two_heads_train_in_one_run(tmp_path):
     "docs": {"task": "mlm", "data": {"name": "memory", "texts": TEXTS}, "weight": 3.0},
     "kind": {"task": "classify", "data": labelled, "weight": 1.0},
   }
-  summary = train.train(make_run("mlm", task=None, data=None, streams=streams, total_steps=20), tmp_path)
+  summary = train.train(make_run("mlm", task=None, data=None, streams=streams, total_steps=60), tmp_path)
   metrics = summary["metrics"]
   assert {"train/docs/loss", "train/kind/loss", "eval/docs_validation/loss", "eval/kind_validation/macro_f1"} <= metrics.keys()
   assert metrics["eval/kind_validation/loss"] < metrics["step0/eval/kind_validation/loss"]

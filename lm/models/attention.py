@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from lm.models.layers import Linear, Norm
 from lm.models.mask import Mask
@@ -44,7 +45,7 @@ class Attention(nn.Module):
   """Self-attention of one layer; with a cache slice the new keys and values are written at slot `start`."""
 
   cfg: TransformerConfig
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x_BTD, positions_BT, mask, cache=None, start=None):

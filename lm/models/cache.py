@@ -3,6 +3,7 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from lm.models.transformer_config import TransformerConfig
 
@@ -16,7 +17,7 @@ class Cache(flax.struct.PyTreeNode):
   length: jax.Array  # int32 scalar
 
 
-def make_cache(cfg: TransformerConfig, batch_size: int, num_slots: int, dtype: jnp.dtype) -> Cache:
+def make_cache(cfg: TransformerConfig, batch_size: int, num_slots: int, dtype: DTypeLike) -> Cache:
   """An empty cache."""
   shape = (cfg.num_layers, batch_size, num_slots, cfg.kv_heads, cfg.channels)
   return Cache(

@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from lm.models.layers import ACTIVATIONS, Linear
 from lm.models.transformer_config import TransformerConfig
@@ -12,7 +12,7 @@ class Ffn(nn.Module):
   """[B, T, D] -> [B, T, D]."""
 
   cfg: TransformerConfig
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from lm.models.layers import ACTIVATIONS, Dropout, Linear, Norm, broadcast_to_rank, logical
 from lm.models.transformer_config import TransformerConfig
@@ -30,7 +31,7 @@ class LmHead(nn.Module):
 
   cfg: TransformerConfig
   spec: HeadSpec
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array) -> jax.Array:
@@ -47,7 +48,7 @@ class MlmHead(nn.Module):
 
   cfg: TransformerConfig
   spec: HeadSpec
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array) -> jax.Array:
@@ -71,7 +72,7 @@ class ClassifierHead(nn.Module):
 
   cfg: TransformerConfig
   spec: HeadSpec
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, h_BD: jax.Array, row_B: jax.Array, table_VD: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 def logical(initializer: nn.initializers.Initializer, axes: tuple[str | None, ...]) -> Any:
@@ -34,7 +35,7 @@ class Linear(nn.Module):
   num_inputs: int = 1
   bias: bool = True
   stddev: float = 0.02
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -76,7 +77,7 @@ class Embed(nn.Module):
   dim: int
   axes: tuple[str | None, ...] = ("vocab", "embed")
   stddev: float = 0.02
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, ids: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from lm.models.cache import Cache
 from lm.models.heads import HEADS, HeadSpec
@@ -21,7 +22,7 @@ from lm.models.transformer_config import TransformerConfig
 class _Network(nn.Module):
   cfg: TransformerConfig
   heads: tuple[tuple[str, HeadSpec], ...]
-  dtype: jnp.dtype
+  dtype: DTypeLike
   remat: str
 
   def setup(self):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from lm.models import mask as masks
 from lm.models.attention import Attention
@@ -35,7 +36,7 @@ class Block(nn.Module):
   """Attention and feed-forward, each with a norm and a residual."""
 
   cfg: TransformerConfig
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x_BTD, cache, shared: Shared):
@@ -60,7 +61,7 @@ class Transformer(nn.Module):
   """Tokens to hidden states [B, T, D]; with a cache, T new tokens after those it holds."""
 
   cfg: TransformerConfig
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   remat: str = "none"
 
   @nn.compact
