@@ -47,4 +47,5 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path):
     assert process.returncode == 0, error
   first, second = (json.loads((tmp_path / name / "summary.json").read_text()) for name in "ab")
   assert first["status"] == second["status"] == "finished"
+  assert (tmp_path / "a" / "curves.png").stat().st_size > 10_000
   assert (first["loss_sha256"], first["params_sha256"]) == (second["loss_sha256"], second["params_sha256"])
