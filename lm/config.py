@@ -4,35 +4,20 @@ No jax here. A config file holds only what differs from the defaults; `load` add
 be checked without a device. Fields marked as execution may change when a run is resumed, all others are its identity.
 """
 
-import ast
 import dataclasses
 import difflib
 import importlib.util
 import math
 import re
 import sys
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
+
+from lm.plug import ConfigError, Plug, convert, parse_plug, parse_text
 
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "dots", "block")
-
-
-class ConfigError(ValueError):
-  """Bad input, said in one line: the setting, its value, and what is accepted."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plug:
-  """A plug-in by name with its options: dict(name="lora", rank=8)."""
-
-  name: str
-  options: tuple[tuple[str, Hashable], ...] = ()
-
-  def to_dict(self) -> dict[str, Any]:
-    """{"name": "lora", "rank": 8}"""
-    return {"name": self.name, **dict(self.options)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,28 +84,26 @@ class Config:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-PLUGS = ("model", "task", "data", "peft", "optimizer")
 
 
 def load(path: str, overrides: dict[str, Any] | list[tuple[str, Any]] | None = None) -> Config:
-  """The config of a file 'configs/x.py' or 'configs/x.py:argument', with overrides by dotted name.
+  """The config of a file 'configs/x.py' or 'configs/x.py:argument', with overrides by dotted name, in their order.
 
   >>> load("configs/tiny.py", {"optimizer.learning_rate": 3e-4, "peft": "lora(rank=16)"})  # doctest: +SKIP
   """
   values = _run_file(path)
-  for name, value in overrides.items() if isinstance(overrides, dict) else overrides or ():
-    _override(values, name.split("."), _parse(value), name)
+  pairs = list(overrides.items()) if isinstance(overrides, dict) else overrides or []
+  for name, value in pairs:
+    _override(values, Config, name.split("."), value, "config")
+  for name, value in pairs:
+    if not _has(values, name.split(".")):
+      raise ConfigError(f"config.{name}={value}: dropped by a later change of the name; give a name before its options")
   return from_dict(values)
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
   """A checked Config from plain dicts, as config files and config.json hold them."""
-  found: dict[str, Any] = {}
-  for name, value in values.items():
-    if name not in FIELDS:
-      raise ConfigError(f"config.{name}: unknown setting{_nearest(name, FIELDS)}")
-    found[name] = _convert(name, value)
-  return _checked(Config(**found))
+  return _checked(_record("config", values, Config))
 
 
 def to_dict(cfg: Config) -> dict[str, Any]:
@@ -131,7 +114,7 @@ def to_dict(cfg: Config) -> dict[str, Any]:
       return {name: plain(option) for name, option in value.to_dict().items()}
     if isinstance(value, Mesh | Stream):
       return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return list(value) if isinstance(value, tuple) else value
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
 
   found = {name: plain(getattr(cfg, name)) for name in FIELDS}
   for name in ("streams", "evaluators"):
@@ -157,22 +140,24 @@ def steps(
   examples_per_epoch: int | None = None,
 ) -> int:
   """A duration in optimizer steps, at least 1: 500, "2%" of total_steps, "3 epochs", "10M tokens", "50k examples"."""
-  if isinstance(value, int):
+  if isinstance(value, int) and not isinstance(value, bool):
     return max(value, 1)
-  match = re.fullmatch(r"\s*([\d_.]+(?:e\d+)?)\s*([kMB]?)\s*(%|epochs?|tokens|examples|steps)\s*", value)
-  if not match:
-    raise ConfigError(f"{setting}={value!r}: expected steps, or a number with %, epochs, tokens, examples or steps")
-  number = float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}[match[2]]
+  match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kMB]?)\s*(%|[a-z]+)\s*", str(value), re.ASCII)
   per_step = {
-    "%": total_steps and 100 / total_steps,
-    "epoch": batch_size and examples_per_epoch and batch_size / examples_per_epoch,
-    "token": batch_size and seq_len and batch_size * seq_len,
-    "example": batch_size,
+    "%": 100 / total_steps if total_steps else 0,
+    "epoch": batch_size / examples_per_epoch if batch_size and examples_per_epoch else 0,
+    "token": batch_size * seq_len if batch_size and seq_len else 0,
+    "example": batch_size or 0,
     "step": 1,
-  }[match[3].rstrip("s")]
-  if per_step is None:
-    raise ConfigError(f"{setting}={value!r}: this duration cannot be given in {match[3]}")
-  return max(math.ceil(number / per_step - 1e-9), 1)
+  }
+  each = per_step.get(match[3].removesuffix("s"), 0) if match else 0
+  if match is None or not each:
+    units = ", ".join(unit if unit == "%" else f"{unit}s" for unit, known in per_step.items() if known)
+    raise ConfigError(f"{setting}={value!r}: expected a whole number of steps, or a number with one of the units {units}")
+  number = float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}[match[2]]
+  if math.isinf(number):
+    raise ConfigError(f"{setting}={value!r}: too large")
+  return max(math.ceil(number / each - 1e-9), 1)
 
 
 def parse_args(argv: Iterable[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
@@ -183,7 +168,7 @@ def parse_args(argv: Iterable[str]) -> tuple[dict[str, str], list[tuple[str, str
   while arguments:
     argument = arguments.pop(0)
     flag, equals, value = argument.partition("=")
-    if flag == "--help":
+    if argument in ("--help", "-h"):
       options["help"] = "true"
       continue
     if flag not in ("--config", "--workdir") and not flag.startswith("--config."):
@@ -214,159 +199,131 @@ def _run_file(path: str) -> dict[str, Any]:
     if not hasattr(module, "get_config"):
       raise ConfigError(f"--config={path}: has no function get_config(argument)")
     found = module.get_config(argument)
-  except (SyntaxError, ImportError, NameError, TypeError, AttributeError, KeyError) as error:
+  except ValueError as error:  # the file's own words for an argument that it does not know
+    raise ConfigError(f"{error}" if file in f"{error}" else f"--config={path}: {error}") from error
+  except (
+    SyntaxError,
+    ImportError,
+    NameError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    OSError,
+  ) as error:
     raise ConfigError(f"--config={path}: {type(error).__name__}: {error}") from error
-  return found.to_dict() if hasattr(found, "to_dict") else dict(found)
+  found = found.to_dict() if hasattr(found, "to_dict") else found
+  if not isinstance(found, Mapping):
+    raise ConfigError(f"--config={path}: get_config() must return a ConfigDict or a dict, got {found!r}")
+  return dict(found)
 
 
-def _override(values: dict[str, Any], path: list[str], value: Any, name: str) -> None:
-  """Sets a dotted name in nested dicts; a plug-in's new name drops the options of the old one."""
-  head, rest = path[0], path[1:]
-  if not rest:
-    old = values.get(head)
-    if isinstance(value, Plug) and isinstance(old, Mapping) and old.get("name") == value.name:
-      value = {**old, **value.to_dict()}
-    elif head == "name" and value != values.get("name"):
-      values.clear()
-    values[head] = value.to_dict() if isinstance(value, Plug) else value
-    return
-  below = values.get(head)
-  if isinstance(below, str | Plug):
-    below = parse_plug(name, below).to_dict()
-  if below is None and head in FIELDS and isinstance(FIELDS[head].default, Plug):
-    below = getattr(Config(), head).to_dict()
-  if below is not None and not isinstance(below, Mapping):
-    raise ConfigError(f"config.{name}: {head!r} has no settings below it")
-  values[head] = dict(below or {})
-  _override(values[head], rest, value, name)
+def _override(values: dict[str, Any], kind: Any, path: list[str], value: Any, setting: str) -> None:
+  """Sets a dotted name in the nested dicts of a Config, Mesh, Stream, or of streams and evaluators by name."""
+  key, rest = path[0], path[1:]
+  inner, setting = _below(kind, key, setting), f"{setting}.{key}"
+  if Plug in (inner, *get_args(inner)):
+    old = values.get(key, FIELDS[key].default if kind is Config else None)
+    values[key] = _override_plug(old, rest, value, setting)
+  elif not rest:
+    values[key] = parse_text(value, inner)
+  else:
+    below = values.get(key) or {}
+    if not isinstance(below, Mapping) or not (_item(inner) or dataclasses.is_dataclass(inner)):
+      raise ConfigError(f"{setting}.{'.'.join(rest)}: {key!r} has no settings below it")
+    values[key] = dict(below)
+    _override(values[key], inner, rest, value, setting)
 
 
-def _parse(value: Any) -> Any:
-  """Text of a command line as a value: Python literals, true/false/none, 'lora(rank=8)', else a string."""
-  if not isinstance(value, str):
-    return value
-  words = {"true": True, "false": False, "none": None}
-  if value.strip().lower() in words:
-    return words[value.strip().lower()]
-  try:
-    return ast.literal_eval(value)
-  except (ValueError, SyntaxError):
-    pass
-  call = re.fullmatch(r"\w[\w-]*\(.*\)", value.strip(), re.DOTALL)
-  return _call(value) if call else value
-
-
-def _call(text: str) -> Plug:
-  """'lora(rank=8)' -> Plug("lora", (("rank", 8),))."""
-  name, _, arguments = text.strip().partition("(")
-  try:
-    call = ast.parse(f"f({arguments}", mode="eval").body
-    assert isinstance(call, ast.Call)
-    if call.args or any(keyword.arg is None for keyword in call.keywords):
-      raise ValueError("options are given as name=value")
-    options = [(str(k.arg), _value_of(k.value)) for k in call.keywords]
-  except (ValueError, SyntaxError, AssertionError) as error:
-    raise ConfigError(f"{text!r}: expected name or name(option=value, ...); {error}") from error
-  return Plug(name, tuple((key, _hashable(option)) for key, option in options))
-
-
-def _value_of(node: ast.expr) -> Any:
-  return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
-
-
-def parse_plug(name: str, value: Any) -> Plug:
-  """A plug-in from a name, "name(option=value)" or a dict with "name"; `name` is the setting, for the error."""
-  if isinstance(value, Plug):
-    return value
-  if isinstance(value, str):
-    return _call(value) if "(" in value else Plug(value)
-  if isinstance(value, Mapping) and isinstance(value.get("name"), str):
-    return Plug(value["name"], tuple((k, _hashable(v)) for k, v in value.items() if k != "name"))
-  raise ConfigError(f"config.{name}: expected a name, name(option=value) or a dict with 'name', got {value!r}")
-
-
-def _hashable(value: Any) -> Hashable:
-  if isinstance(value, list | tuple):
-    return tuple(_hashable(item) for item in value)
-  if isinstance(value, Mapping):
-    raise ConfigError(f"{value!r}: a plug-in's option cannot be a dict")
-  return value
-
-
-def _convert(name: str, value: Any) -> Any:
-  if name in PLUGS:
-    return None if value is None else parse_plug(name, value)
-  if name == "mesh":
-    return _record(Mesh, name, value)
-  if name == "streams":
-    return tuple((key, _stream(f"streams.{key}", stream)) for key, stream in dict(value or {}).items())
-  if name == "evaluators":
-    return tuple((key, parse_plug(f"evaluators.{key}", plug)) for key, plug in dict(value or {}).items())
-  return _scalar(f"config.{name}", value, FIELDS[name].type)
-
-
-def _stream(name: str, value: Any) -> Stream:
-  if isinstance(value, Mapping) and {"task", "data"} <= value.keys():
-    plugs = {key: parse_plug(f"{name}.{key}", value[key]) for key in ("task", "data")}
-    return _record(Stream, name, {**value, **plugs})
-  raise ConfigError(f"config.{name}: expected task, data and weight, got {value!r}")
-
-
-def _record(kind: Any, name: str, value: Any) -> Any:
-  if not isinstance(value, Mapping):
-    raise ConfigError(f"config.{name}: expected settings, got {value!r}")
-  fields = {field.name: field for field in dataclasses.fields(kind)}
-  for key in value:
-    if key not in fields:
-      raise ConfigError(f"config.{name}.{key}: unknown setting{_nearest(key, fields)}")
-  typed = {k: v if isinstance(v, Plug) else _scalar(f"config.{name}.{k}", v, fields[k].type) for k, v in value.items()}
-  return kind(**typed)
-
-
-def _scalar(setting: str, value: Any, kind: Any) -> Any:
-  """The value as the field's type, or an error; 1e5 is an integer, 3 a float, [1, 2] a tuple."""
-  accepted = getattr(kind, "__args__", None) if not hasattr(kind, "__origin__") else None
-  kinds = accepted or (kind,)
-  if value is None and type(None) in kinds:
+def _override_plug(old: Any, path: list[str], value: Any, setting: str) -> dict[str, Any] | None:
+  """The plug-in as a dict with one option changed; or with another name, which drops the options of the old one."""
+  old = dict(old) if isinstance(old, Mapping) else {} if old is None else parse_plug(setting, old).to_dict()
+  if len(path) > 1:
+    raise ConfigError(f"{setting}.{'.'.join(path)}: {path[0]!r} has no settings below it")
+  value = parse_text(value)
+  if path and path != ["name"]:
+    return {**old, path[0]: value}
+  if value is None and not path:
     return None
-  if hasattr(kind, "__origin__"):
-    items = (value,) if isinstance(value, int) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(item, int) for item in items):
-      raise ConfigError(f"{setting}: expected integers like 128,256, got {value!r}")
-    return tuple(items)
-  if not isinstance(value, bool):
-    if int in kinds and isinstance(value, float) and value.is_integer():
-      value = int(value)
-    if float in kinds and isinstance(value, int):
-      value = float(value)
-    if any(isinstance(value, k) for k in kinds):
-      return value
-  words = {int: "an integer", float: "a number", str: "text", type(None): "none"}
-  raise ConfigError(f"{setting}: expected {' or '.join(words[k] for k in kinds)}, got {value!r}")
+  new = parse_plug(setting, value).to_dict()
+  return {**old, **new} if old.get("name") == new["name"] else new
+
+
+def _has(values: Any, path: list[str]) -> bool:
+  for key in path:
+    if not isinstance(values, Mapping) or key not in values:
+      return False
+    values = values[key]
+  return True
+
+
+def _below(kind: Any, key: str, setting: str) -> Any:
+  """The type of what a setting of this type holds under that key."""
+  if not dataclasses.is_dataclass(kind):
+    return _item(kind)
+  fields = {field.name: field.type for field in dataclasses.fields(kind)}
+  if key not in fields:
+    raise ConfigError(f"{setting}.{key}: unknown setting{_nearest(key, fields)}")
+  return fields[key]
+
+
+def _item(kind: Any) -> Any:
+  """Stream for tuple[tuple[str, Stream], ...], the type of settings by name; None for other types."""
+  pair = get_args((get_args(kind) or (None,))[0])
+  return pair[1] if get_origin(kind) is tuple and pair else None
+
+
+def _convert(setting: str, value: Any, kind: Any) -> Any:
+  """The value as the field's type, which may hold settings of its own."""
+  plain = next((k for k in get_args(kind) if k is Plug), kind)
+  if plain is Plug:
+    return None if value is None and plain is not kind else parse_plug(setting, value)
+  if dataclasses.is_dataclass(kind):
+    return _record(setting, value, kind)
+  return _by_name(setting, value, _item(kind)) if _item(kind) else convert(setting, value, kind)
+
+
+def _record(setting: str, value: Any, kind: Any) -> Any:
+  if isinstance(value, kind):
+    return value
+  if not isinstance(value, Mapping):
+    raise ConfigError(f"{setting}: expected settings by name, got {value!r}")
+  found = {key: _convert(f"{setting}.{key}", item, _below(kind, str(key), setting)) for key, item in value.items()}
+  for field in dataclasses.fields(kind):
+    if field.default is dataclasses.MISSING and field.name not in found:
+      raise ConfigError(f"{setting}.{field.name}: not set")
+  return kind(**found)
+
+
+def _by_name(setting: str, value: Any, kind: Any) -> tuple[tuple[str, Any], ...]:
+  """Pairs in the order of their names, so that the order in a file means nothing."""
+  if not isinstance(value, Mapping | None):
+    raise ConfigError(f"{setting}: expected settings by name, got {value!r}")
+  for key in value or ():
+    if not isinstance(key, str) or not re.fullmatch(r"[\w-]+", key):
+      raise ConfigError(f"{setting}: {key!r} is not a name of letters, digits, - and _")
+  return tuple((key, _convert(f"{setting}.{key}", item, kind)) for key, item in sorted((value or {}).items()))
 
 
 def _checked(cfg: Config) -> Config:
   """The config if every value is in range."""
-  for name in ("batch_size", "keep_checkpoints", "log_every", "max_device_tokens"):
+  least = {"seq_len": 2, "seed": 0, "init_seed": 0, "data_seed": 0, "loss_chunk": 0}
+  least |= dict.fromkeys(("batch_size", "keep_checkpoints", "log_every", "max_device_tokens"), 1)
+  least |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every"), 1)
+  for name, bound in least.items():
     value = getattr(cfg, name)
-    if value is not None and value < 1:
-      raise ConfigError(f"config.{name}={value}: must be at least 1")
-  for name in ("total_steps", "eval_every", "checkpoint_every"):
-    value = getattr(cfg, name)
-    if isinstance(value, int) and value < 1:
-      raise ConfigError(f"config.{name}={value}: must be at least 1")
-    steps(value, f"config.{name}", total_steps=1000, batch_size=1, seq_len=1, examples_per_epoch=1)
-  if cfg.seq_len < 2:
-    raise ConfigError(f"config.seq_len={cfg.seq_len}: must be at least 2")
-  for name in ("seed", "init_seed", "data_seed", "loss_chunk"):
-    if (getattr(cfg, name) or 0) < 0:
-      raise ConfigError(f"config.{name}={getattr(cfg, name)}: must not be negative")
-  buckets = cfg.length_buckets
-  if buckets and (list(buckets) != sorted(set(buckets)) or buckets[-1] != cfg.seq_len or buckets[0] < 2):
-    raise ConfigError(f"config.length_buckets={buckets}: must rise and end with config.seq_len={cfg.seq_len}")
+    if isinstance(value, int) and value < bound:
+      raise ConfigError(f"config.{name}={value}: must {f'be at least {bound}' if bound else 'not be negative'}")
+  steps(cfg.total_steps, "config.total_steps", batch_size=cfg.batch_size, seq_len=cfg.seq_len, examples_per_epoch=1)
+  for name in ("eval_every", "checkpoint_every"):
+    steps(getattr(cfg, name), f"config.{name}", total_steps=1)
   for name, accepted in (("dtype", DTYPES), ("remat", REMAT)):
     if getattr(cfg, name) not in accepted:
       raise ConfigError(f"config.{name}={getattr(cfg, name)!r}: accepted are {', '.join(accepted)}")
+  buckets = cfg.length_buckets
+  if buckets and (list(buckets) != sorted(set(buckets)) or buckets[-1] != cfg.seq_len or buckets[0] < 2):
+    raise ConfigError(f"config.length_buckets={buckets}: must rise and end with config.seq_len={cfg.seq_len}")
   _check_streams(cfg)
   sizes = dataclasses.astuple(cfg.mesh)
   if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
@@ -383,8 +340,8 @@ def _check_streams(cfg: Config) -> None:
   if len(cfg.streams) > 1 and cfg.length_buckets:
     raise ConfigError(f"config.length_buckets={cfg.length_buckets}: rows of several streams share one length; leave it ()")
   for name, stream in cfg.streams:
-    if not stream.weight > 0:
-      raise ConfigError(f"config.streams.{name}.weight={stream.weight}: must be above 0")
+    if not 0 < stream.weight < math.inf:
+      raise ConfigError(f"config.streams.{name}.weight={stream.weight}: must be above 0 and finite")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,16 +1,18 @@
-"""Plug-ins by name: dict(name="lora", rank=8) -> lm/peft/lora.py:Lora(rank=8). No registry: the file is the registration.
+"""Plug-ins: "lora(rank=8)" or dict(name="lora", rank=8) -> lm/peft/lora.py:Lora(rank=8). The file is the registration.
 
-An unknown name or option is an error that lists what exists. Presets of models are found the same way, as values.
+A plug-in in a config is a value, `Plug`, that is read without importing the class it names; `make` finds the class and
+checks the options against its fields. Unknown names and options are errors that list what exists.
 """
 
+import ast
 import dataclasses
 import difflib
 import importlib
-from collections.abc import Iterable
+import re
+import types
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-from lm.config import ConfigError, Plug
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 PACKAGES = {
   "task": "lm.tasks",
@@ -21,10 +23,30 @@ PACKAGES = {
 PRESETS = "lm.models.presets"
 # Files beside the plug-ins that hold their contract or serve them.
 NOT_PLUGINS = {"__init__", "task", "objective", "cross_entropy", "peft", "evaluator", "source"}
+WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}
+
+
+class ConfigError(ValueError):
+  """Bad input, said in one line: the setting, its value, and what is accepted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plug:
+  """A plug-in by name with its options, in any order: dict(name="lora", rank=8). `lm.plug` checks them."""
+
+  name: str
+  options: tuple[tuple[str, Hashable], ...] = ()
+
+  def __post_init__(self):
+    object.__setattr__(self, "options", tuple(sorted(self.options, key=lambda option: option[0])))
+
+  def to_dict(self) -> dict[str, Any]:
+    """{"name": "lora", "rank": 8}"""
+    return {"name": self.name, **dict(self.options)}
 
 
 def names(kind: str) -> list[str]:
-  """What exists of a kind: task, peft, data, evaluator, optimizer or model."""
+  """What exists of a kind: task, peft, data, evaluator, optimizer or model. Imports no plug-in that has its own file."""
   if kind == "model":
     return list(_presets())
   if kind == "optimizer":
@@ -34,9 +56,8 @@ def names(kind: str) -> list[str]:
 
 def find(kind: str, name: str) -> type:
   """The class of a plug-in; its name is the file's in CamelCase (span_qa.py -> SpanQa)."""
-  known = names(kind)
-  if name not in known:
-    raise ConfigError(f"{kind} {name!r}: unknown{_nearest(name, known)}")
+  if name not in names(kind):
+    raise _unknown(kind, name)
   if kind == "optimizer":
     return _optimizers()[name]
   module = importlib.import_module(f"{PACKAGES[kind]}.{name}")
@@ -47,40 +68,92 @@ def make(kind: str, plug: Plug, **extra: Any) -> Any:
   """The plug-in as an instance; `extra` are arguments that the caller gives (a run, a split) unless the options do.
 
   Raises:
-    ConfigError: unknown name or option, or an option of the wrong type.
+    ConfigError: unknown name or option, an option of the wrong type, or one that must be set and is not.
   """
-  options = dict(plug.options)
   if kind == "model":
     presets = _presets()
     if plug.name not in presets:
-      raise ConfigError(f"model {plug.name!r}: unknown{_nearest(plug.name, presets)}")
+      raise _unknown(kind, plug.name)
     preset = presets[plug.name]
-    return dataclasses.replace(preset, **_checked(kind, plug.name, type(preset), options))
-  cls = find(kind, plug.name)
-  return cls(**{**extra, **_checked(kind, plug.name, cls, options)})
+    return dataclasses.replace(preset, **_options(kind, plug, type(preset)))
+  cls: Any = find(kind, plug.name)
+  arguments = {**extra, **_options(kind, plug, cls)}
+  for field in dataclasses.fields(cls):
+    required = field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    if required and field.name not in arguments:
+      raise ConfigError(f"{kind} {plug.name!r}: {field.name} is not set")
+  return cls(**arguments)
 
 
-def _checked(kind: str, name: str, cls: Any, options: dict[str, Any]) -> dict[str, Any]:
-  fields = {field.name: field for field in dataclasses.fields(cls) if field.init and field.name != "run"}
-  found = {}
-  for option, value in options.items():
-    if option not in fields:
-      raise ConfigError(f"{kind} {name!r} has no option {option!r}{_nearest(option, fields)}")
-    kinds: tuple[Any, ...] = getattr(fields[option].type, "__args__", None) or (fields[option].type,)
-    if origin := getattr(fields[option].type, "__origin__", None):
-      kinds = (origin,)
-    if isinstance(value, float) and int in kinds and float not in kinds and value.is_integer():
-      value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
-      value = float(value)
-    if isinstance(value, str) and tuple in kinds:
-      value = (value,)
-    wrong_bool = isinstance(value, bool) and bool not in kinds
-    if wrong_bool or not any(isinstance(value, k) for k in kinds):
-      words = " or ".join(getattr(k, "__name__", str(k)) for k in kinds)
-      raise ConfigError(f"{kind} {name!r}: option {option}={value!r}: expected {words}")
-    found[option] = value
-  return found
+def parse_plug(setting: str, value: Any) -> Plug:
+  """A plug-in from "lora", "lora(rank=8, targets=.*query)" or a dict with "name"; errors name the setting."""
+  if isinstance(value, Plug):
+    return value
+  if isinstance(value, str):
+    value = _call(setting, value)
+  if not isinstance(value, Mapping):
+    raise ConfigError(f"{setting}: expected a name, name(option=value) or a dict with 'name', got {value!r}")
+  name = value.get("name")
+  if not isinstance(name, str) or not name:
+    raise ConfigError(f"{setting}: its name is not set; expected a name, name(option=value) or a dict with 'name'")
+  for key in value:
+    if not isinstance(key, str) or not key.isidentifier():
+      raise ConfigError(f"{setting}: {key!r} is not the name of an option")
+  return Plug(name, tuple((key, _option(f"{setting}.{key}", option)) for key, option in value.items() if key != "name"))
+
+
+def parse_text(text: Any, kind: Any = None) -> Any:
+  """Text of a command line as a value: a Python literal, true, false, none, else the text itself, as for text settings."""
+  if not isinstance(text, str):
+    return text
+  words = {"true": True, "false": False, "none": None}
+  try:
+    value = words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+  except (ValueError, SyntaxError, TypeError, RecursionError):
+    return text
+  return text if kind is str and not isinstance(value, str) else value
+
+
+def convert(setting: str, value: Any, kind: Any) -> Any:
+  """The value as a field's type: 1e5 is an integer, 3 a number, a list a tuple, "a,b" a tuple of texts.
+
+  Raises:
+    ConfigError: names the setting, what is expected, and the value.
+  """
+  kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+  if value is None and types.NoneType in kinds:
+    return None
+  for tuples in (k for k in kinds if tuple in (k, get_origin(k))):
+    return _tuple(setting, value, get_args(tuples))
+  assert all(k in WORDS for k in kinds), f"{setting}: a field of type {kind} cannot be set"
+  if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
+    value = int(value)
+  if type(value) is int and float in kinds and int not in kinds:
+    value = float(value)
+  if bool in kinds if isinstance(value, bool) else isinstance(value, kinds):
+    return value
+  raise ConfigError(f"{setting}: expected {' or '.join(WORDS[k] for k in kinds)}, got {value!r}")
+
+
+def _options(kind: str, plug: Plug, cls: Any) -> dict[str, Any]:
+  """The options with the types of the class's fields; `run` is the caller's to give."""
+  hints = get_type_hints(cls)
+  known = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init and field.name != "run"}
+  for option in dict(plug.options):
+    if option not in known:
+      raise ConfigError(f"{kind} {plug.name!r} has no option {option!r}; {_choices(option, known, 'it has')}")
+  return {option: convert(f"{kind} {plug.name!r}: {option}", value, known[option]) for option, value in plug.options}
+
+
+def _unknown(kind: str, name: str) -> ConfigError:
+  return ConfigError(f"{kind} {name!r}: unknown; {_choices(name, names(kind), 'there are')}")
+
+
+def _choices(name: str, known: Iterable[str], verb: str) -> str:
+  """What to write instead: "did you mean 'lora'? There are: full, head, lora", or only the list if nothing is near."""
+  every = f"{verb}: {', '.join(known) or 'none'}"
+  close = difflib.get_close_matches(name, list(known), 1, 0.5)
+  return f"did you mean {close[0]!r}? {every[0].upper()}{every[1:]}" if close else every
 
 
 def _modules(package: str) -> list[str]:
@@ -98,7 +171,56 @@ def _optimizers() -> dict[str, type]:
   return {cls.__name__.lower(): cls for cls in module.Optimizer.__subclasses__()}
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-  known = list(known)
-  close = difflib.get_close_matches(name, known, 1, 0.5)
-  return (f"; did you mean {close[0]!r}?" if close else ";") + f" there are {', '.join(known) or 'none'}"
+def _call(setting: str, text: str) -> dict[str, Any]:
+  """'lora(rank=8, targets=.*query)' -> {"name": "lora", "rank": 8, "targets": ".*query"}."""
+  match = re.fullmatch(r"\s*([\w.-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+  parts = _split(match[2] or "") if match else None
+  if match is None or parts is None:
+    raise ConfigError(f"{setting}: expected name or name(option=value, ...), got {text!r}")
+  found: dict[str, Any] = {"name": match[1]}
+  for part in parts:
+    key, equals, value = (piece.strip() for piece in part.partition("="))
+    if not equals or not value or key in found:
+      raise ConfigError(f"{setting}: expected options as name=value, each once, got {part.strip()!r} in {text!r}")
+    found[key] = parse_text(value)
+  return found
+
+
+def _split(text: str) -> list[str] | None:
+  """At commas outside of quotes and brackets: "a=1, b=(2, 3)" -> ["a=1", " b=(2, 3)"]; None if one is not closed."""
+  parts, depth, quote = [""], 0, ""
+  for char in text:
+    if char == "," and not depth and not quote:
+      parts.append("")
+      continue
+    parts[-1] += char
+    if quote:
+      quote = "" if char == quote else quote
+    elif char in "'\"":
+      quote = char
+    else:
+      depth += (char in "([{") - (char in ")]}")
+    if depth < 0:
+      return None
+  return None if depth or quote else [part for part in parts if part.strip()]
+
+
+def _option(setting: str, value: Any) -> Hashable:
+  if isinstance(value, list | tuple):
+    return tuple(_option(setting, item) for item in value)
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  raise ConfigError(f"{setting}: expected a number, text, true, false, none or a list of them, got {value!r}")
+
+
+def _tuple(setting: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+  """kinds: the arguments of the tuple type, (int, ...) or (int, float) or () for anything."""
+  if isinstance(value, str):
+    value = [parse_text(part.strip(), kinds[0] if kinds else None) for part in _split(value) or [value]]
+  items = tuple(value) if isinstance(value, list | tuple) else (value,)
+  if not kinds:
+    return items
+  each = kinds[:1] * len(items) if ... in kinds else kinds
+  if len(each) != len(items):
+    raise ConfigError(f"{setting}: expected {len(each)} values, got {value!r}")
+  return tuple(convert(setting, item, kind) for item, kind in zip(items, each, strict=True))
