@@ -19,6 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
       data="pydocs",
       model=dict(name="gpt2-tiny"),
       optimizer=dict(name="muon", learning_rate=0.02, adam_learning_rate=4e-3, schedule="linear", weight_decay=0.05),
+      scan_unroll=4,  # all layers: a step takes 0.87 of the time on two cores
       seq_len=256,
       batch_size=8,
       total_steps=460,
@@ -32,6 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
   if arg == "smoke":
     config.tokenizer = "bytes"
     config.model = dict(name="gpt2-tiny", num_layers=2, model_dim=64, num_heads=2, ffn_dim=128)
+    config.scan_unroll = 1
     config.total_steps = 20
     config.evaluators = dict(validation=dict(name="likelihood", split="validation"))
   return config

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm import checkpoint, config, plug, sharding, tree
+from lm import checkpoint, config, device, plug, record, sharding, tree
 from lm.config import Config, ConfigError, Plug, Stream
 from lm.data import store
 from lm.data import tokenizer as tokenizers
@@ -66,7 +65,8 @@ def make_run(cfg: Config, devices: list[jax.Device] | None = None) -> Run:
 
   by_key = {keys[name]: task for name, task in tasks.items()}
   heads = tuple(sorted((task.head, task.head_spec) for task in by_key.values()))
-  model = Model(architecture, heads, cfg.dtype, cfg.remat)
+  dtype = device.compute_dtype(cfg.dtype, mesh.devices.flat[0])
+  model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll)
   objective = Objective(model, tuple(by_key.items()), peft.intercept, cfg.loss_chunk)
   program = make_program(Spec(model, objective, peft, optimizer, total_steps, accumulation, mesh))
   return Run(
@@ -82,17 +82,9 @@ def make_run(cfg: Config, devices: list[jax.Device] | None = None) -> Run:
   )
 
 
-def load_config(workdir: Path) -> Config:
-  """The resolved config that a run left in its workdir."""
-  path = workdir / "config.json"
-  if not path.is_file():
-    raise ConfigError(f"{workdir}: no config.json; this is not the workdir of a run")
-  return config.from_dict(json.loads(path.read_text()))
-
-
 def load_params(workdir: Path) -> tuple[int, dict[str, Any]]:
   """Step and full plain parameters (PEFT leaves merged) of a workdir's newest checkpoint, as host arrays by name."""
-  cfg = load_config(workdir)
+  cfg = record.load_config(workdir)
   step, saved = checkpoint.load_params(workdir / "checkpoints")
   flat = tree.flatten(saved)
   if cfg.init_from and cfg.peft != Plug("full"):
@@ -104,7 +96,7 @@ def load_params(workdir: Path) -> tuple[int, dict[str, Any]]:
 
 def load_model(workdir: Path) -> tuple[Model, dict[str, Any], Tokenizer]:
   """Model (with the heads that were trained), parameter tree and tokenizer of a workdir, for inference."""
-  cfg = load_config(workdir)
+  cfg = record.load_config(workdir)
   _, flat = load_params(workdir)
   tok = tokenizers.load(_tokenizer_path(workdir, cfg))
   architecture = _architecture_of(cfg, tok)
@@ -112,11 +104,12 @@ def load_model(workdir: Path) -> tuple[Model, dict[str, Any], Tokenizer]:
   for stream in cfg.all_streams.values():
     task: Task = plug.make("task", stream.task)
     heads.append((task.head, task.head_spec))
-  return Model(architecture, tuple(sorted(set(heads))), cfg.dtype), tree.unflatten(flat), tok
+  dtype = device.compute_dtype(cfg.dtype, jax.devices()[0])
+  return Model(architecture, tuple(sorted(set(heads))), dtype), tree.unflatten(flat), tok
 
 
 def _base_config(cfg: Config) -> Config | None:
-  return load_config(Path(cfg.init_from)) if cfg.init_from else None
+  return record.load_config(Path(cfg.init_from)) if cfg.init_from else None
 
 
 def _tokenizer_path(workdir: Path, cfg: Config) -> str:
@@ -137,7 +130,7 @@ def _make_tokenizer(cfg: Config, base_cfg: Config | None) -> Tokenizer:
 
 def _architecture_of(cfg: Config, tok: Tokenizer) -> TransformerConfig:
   if cfg.model is None and cfg.init_from:
-    return _architecture_of(load_config(Path(cfg.init_from)), tok)
+    return _architecture_of(record.load_config(Path(cfg.init_from)), tok)
   if cfg.model is None:
     raise ConfigError(f"config.model: not set; accepted are {', '.join(plug.names('model'))}")
   architecture: TransformerConfig = plug.make("model", cfg.model)

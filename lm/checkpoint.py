@@ -3,6 +3,7 @@
 The only file that imports Orbax. Its v1 API is where Orbax goes; v1 reads files of v0.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,22 @@ from lm.config import ConfigError
 from lm.state import TrainState
 
 FORMAT = 1  # of the saved tree; raised when a name or a meaning changes
+BEST = "best.json"
 
 
 class Checkpoints:
-  """The checkpoints of one workdir. Saving is asynchronous; leaving the context waits for it."""
+  """The checkpoints of one workdir: the newest `keep`, and the best. Saving is asynchronous; leaving the context waits."""
 
   def __init__(self, directory: Path, keep: int = 1):
     from orbax.checkpoint import v1 as ocp
 
-    latest: Any = ocp.training.preservation_policies.LatestN(keep)
-    self._errors = (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError)
-    self._directory = directory
+    self._directory, self._keep = directory, keep
+    policy: Any = self  # its `should_preserve` below
     self._checkpointer = ocp.training.Checkpointer(
-      str(directory.absolute()), preservation_policy=latest, cleanup_tmp_directories=True
+      str(directory.absolute()), preservation_policy=policy, cleanup_tmp_directories=True
     )
-
     self._saved_step = self.latest
+    self.best: dict[str, Any] | None = read_best(directory)
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -42,30 +43,50 @@ class Checkpoints:
     found = self._checkpointer.latest
     return None if found is None else found.step
 
-  def save(self, step: int, state: TrainState, with_frozen: bool) -> None:
-    """Starts to save, unless that step is there; the arrays are copied before this returns, so the state may be donated."""
+  def save(self, step: int, state: TrainState, with_frozen: bool, progress: dict[str, Any]) -> None:
+    """Starts to save, unless that step is there; the arrays are copied before this returns, so the state may be donated.
+
+    progress: JSON values that `read_progress` gives back.
+    """
     if step == self._saved_step:
       return
     self._saved_step = step
-    self._checkpointer.save_checkpointables_async(step, _saved(state, with_frozen), force=True)
+    self._checkpointer.save_checkpointables_async(step, _saved(state, with_frozen), force=True, custom_metadata=progress)
+
+  def mark_best(self, step: int, metric: str, value: float) -> None:
+    """Keeps the checkpoint of a step, which was saved, beside the newest ones, in the place of the best one so far."""
+    self.best = {"step": step, "metric": metric, "value": value}
+    path = self._directory / BEST
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(self.best) + "\n")
+    temporary.replace(path)
+
+  def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+    """Orbax's question: which of these, oldest first, to keep."""
+    del context
+    first, best = len(checkpoints) - self._keep, (self.best or {}).get("step")
+    return [i >= first or checkpoint.step == best for i, checkpoint in enumerate(checkpoints)]
 
   def wait(self) -> None:
     """Returns when the last save is durable."""
     self._checkpointer.wait()
 
-  def restore(self, step: int, abstract: TrainState, with_frozen: bool) -> TrainState:
-    """The state of a step on the shardings of `abstract`; its frozen tree is kept if it was not saved.
 
-    Raises:
-      ConfigError: a checkpoint that cannot be read or holds other parameters.
-    """
-    try:
-      saved = self._checkpointer.load_checkpointables(step, _saved(abstract, with_frozen))
-    except self._errors as error:
-      raise unreadable(self._directory / str(step), error) from error
-    rest = saved["rest"]
-    frozen = rest.get("frozen", abstract.frozen)
-    return TrainState(rest["step"], saved["params"], frozen, rest["opt_state"], rest["peft_state"])
+def restore(path: Path, abstract: TrainState, with_frozen: bool) -> TrainState:
+  """The state that a checkpoint holds, on the shardings of `abstract`; its frozen tree is kept if it was not saved.
+
+  Raises:
+    ConfigError: a checkpoint that cannot be read or holds other parameters.
+  """
+  saved = _load(path, _saved(abstract, with_frozen))
+  rest = saved["rest"]
+  frozen = rest.get("frozen", abstract.frozen)
+  return TrainState(rest["step"], saved["params"], frozen, rest["opt_state"], rest["peft_state"], rest["loss_scale"])
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+  """What was given to `Checkpoints.save` with that checkpoint."""
+  return dict(_metadata(path).custom_metadata or {})
 
 
 def load_params(directory: Path) -> tuple[int, dict[str, Any]]:
@@ -74,19 +95,43 @@ def load_params(directory: Path) -> tuple[int, dict[str, Any]]:
   Raises:
     ConfigError: there is none, or it cannot be read.
   """
+  found = steps(directory)
+  if not found:
+    raise ConfigError(f"config.init_from: no checkpoint in {directory}")
+  path = directory / str(found[-1])
+  to_host = lambda leaf: np.zeros(leaf.shape, leaf.dtype)
+  saved = _load(path, {"params": jax.tree.map(to_host, _metadata(path).metadata["params"])})
+  return found[-1], saved["params"]
+
+
+def _load(path: Path, abstract: dict[str, Any]) -> dict[str, Any]:
   from orbax.checkpoint import v1 as ocp
 
-  steps = sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
-  if not steps:
-    raise ConfigError(f"config.init_from: no checkpoint in {directory}")
-  path = directory / str(steps[-1])
   try:
-    metadata = ocp.checkpointables_metadata(str(path.absolute())).metadata
-    to_host = lambda leaf: np.zeros(leaf.shape, leaf.dtype)
-    saved = ocp.load_checkpointables(str(path.absolute()), {"params": jax.tree.map(to_host, metadata["params"])})
+    return ocp.load_checkpointables(str(path.absolute()), abstract)
   except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
     raise unreadable(path, error) from error
-  return steps[-1], saved["params"]
+
+
+def _metadata(path: Path) -> Any:
+  from orbax.checkpoint import v1 as ocp
+
+  try:
+    return ocp.checkpointables_metadata(str(path.absolute()))
+  except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
+    raise unreadable(path, error) from error
+
+
+def steps(directory: Path) -> list[int]:
+  """The steps of the checkpoints in a folder, rising."""
+  return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+
+
+def read_best(directory: Path) -> dict[str, Any] | None:
+  """The best checkpoint's step, metric and value; None if there is none, or its save never ended."""
+  path = directory / BEST
+  best = json.loads(path.read_text()) if path.is_file() else None
+  return best if best and best["step"] in steps(directory) else None
 
 
 def unreadable(path: Path, error: BaseException) -> ConfigError:
@@ -95,5 +140,5 @@ def unreadable(path: Path, error: BaseException) -> ConfigError:
 
 
 def _saved(state: TrainState, with_frozen: bool) -> dict[str, Any]:
-  rest = {"step": state.step, "opt_state": state.opt_state, "peft_state": state.peft_state}
+  rest = {"step": state.step, "opt_state": state.opt_state, "peft_state": state.peft_state, "loss_scale": state.loss_scale}
   return {"params": state.params, "rest": rest | ({"frozen": state.frozen} if with_frozen else {})}

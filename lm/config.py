@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin
 
 from lm.plug import ConfigError, Plug, convert, parse_plug, parse_text
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 REMAT = ("none", "dots", "block")
 
 
@@ -38,41 +38,44 @@ class Stream:
   weight: float = 1.0
 
 
-def _setting(default: Any, help: str, execution: bool = False) -> Any:
-  metadata = {"help": help, "kind": "execution" if execution else "identity"}
-  return dataclasses.field(default=default, metadata=metadata)
+def _execution(default: Any) -> Any:
+  """A setting that may change when a run is resumed; every other one is part of the run's identity."""
+  return dataclasses.field(default=default, metadata={"kind": "execution"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """All settings of a run."""
+  """All settings of a run. The comment behind a field is what `--mode=show` says about it; its unit stands in brackets."""
 
-  seed: int = _setting(0, "init_seed and data_seed follow it unless set")
-  init_seed: int | None = _setting(None, "seed of random parameters")
-  data_seed: int | None = _setting(None, "seed of order and corruption")
-  total_steps: int | str = _setting(1000, "optimizer steps, or '3 epochs', '10M tokens', '50k examples'")
-  batch_size: int = _setting(8, "rows per optimizer step over all devices")
-  seq_len: int = _setting(256, "tokens per row")
-  length_buckets: tuple[int, ...] = _setting((), "row lengths to pad to, the last is seq_len; () always pads to seq_len")
-  max_device_tokens: int | None = _setting(None, "tokens one device takes at once; more is accumulated", execution=True)
-  model: Plug | None = _setting(None, "preset with fields to change; unset takes that of init_from")
-  task: Plug | None = _setting(None, "with data: the one stream of a run")
-  data: Plug | None = _setting(None, "with task: the one stream of a run")
-  streams: tuple[tuple[str, Stream], ...] = _setting((), "several streams by name, instead of task and data")
-  peft: Plug = _setting(Plug("full"), "what trains and what is added")
-  optimizer: Plug = _setting(Plug("adamw"), "update rule and schedule")
-  mesh: Mesh = _setting(Mesh(), "devices per mesh axis", execution=True)
-  tokenizer: str = _setting("", "SentencePiece .model file or 'bytes'; unset takes that of init_from")
-  init_from: str = _setting("", "workdir whose parameters to start from")
-  dtype: str = _setting("float32", "compute: float32 or bfloat16")
-  remat: str = _setting("none", "what the backward pass recomputes: none, dots or block", execution=True)
-  loss_chunk: int = _setting(0, "positions per chunk of head and cross-entropy; 0: whole rows", execution=True)
-  evaluators: tuple[tuple[str, Plug], ...] = _setting((), "by name; none: those of the tasks", execution=True)
-  eval_every: int | str = _setting("10%", "steps, or a share of total_steps", execution=True)
-  checkpoint_every: int | str = _setting("20%", "steps, or a share of total_steps", execution=True)
-  keep_checkpoints: int = _setting(2, "newest checkpoints kept", execution=True)
-  log_every: int = _setting(10, "steps per line of metrics.jsonl", execution=True)
-  cache_dir: str = _setting("", "tokenised data; unset is ~/.cache/lm", execution=True)
+  seed: int = 0  # init_seed and data_seed follow it unless set
+  init_seed: int | None = None  # of random parameters
+  data_seed: int | None = None  # of order and corruption
+  total_steps: int | str = 1000  # [steps] length of the run, also as '3 epochs', '10M tokens', '50k examples'
+  batch_size: int = 8  # [rows] per optimizer step, over all devices
+  seq_len: int = 256  # [tokens] per row
+  length_buckets: tuple[int, ...] = ()  # [tokens] row lengths to pad to, the last is seq_len; () always pads to seq_len
+  max_device_tokens: int | None = _execution(None)  # [tokens] that one device takes at once; more is accumulated
+  model: Plug | None = None  # preset, with fields to change; unset takes that of init_from
+  task: Plug | None = None  # objective; with data the one stream of a run
+  data: Plug | None = None  # source; with task the one stream of a run
+  streams: tuple[tuple[str, Stream], ...] = ()  # several streams by name, instead of task and data
+  peft: Plug = Plug("full")  # what trains and what is added around the model
+  optimizer: Plug = Plug("adamw")  # update rule and schedule
+  mesh: Mesh = _execution(Mesh())  # [devices] per mesh axis, -1 takes the rest
+  tokenizer: str = ""  # SentencePiece .model file or 'bytes'; unset takes that of init_from
+  init_from: str = ""  # workdir whose parameters to start from, at step 0
+  resume_from: str = ""  # workdir whose newest state to go on from: parameters, optimizer, step
+  dtype: str = "auto"  # of compute: auto, float32, bfloat16 or float16; auto is what the device is fast at
+  remat: str = _execution("none")  # what the backward pass recomputes: none, dots or block
+  scan_unroll: int = _execution(1)  # [layers] per iteration of the scan over layers: a larger program, fewer copies
+  loss_chunk: int = _execution(0)  # [tokens] per chunk of head and cross-entropy; 0: whole rows
+  evaluators: tuple[tuple[str, Plug], ...] = _execution(())  # by name; none: those of the tasks
+  eval_every: int | str = _execution("10%")  # [steps] or a share of total_steps
+  checkpoint_every: int | str = _execution("20%")  # [steps] or a share of total_steps
+  best_metric: str = _execution("auto")  # eval/<evaluator>/<metric> to keep the best checkpoint by; auto: the first's; '': none
+  keep_checkpoints: int = _execution(2)  # newest checkpoints kept
+  log_every: int = _execution(10)  # [steps] per line of metrics.jsonl
+  cache_dir: str = _execution("")  # folder of tokenised data; unset is ~/.cache/lm
 
   @property
   def all_streams(self) -> dict[str, Stream]:
@@ -126,7 +129,7 @@ def changes(old: Config, new: Config) -> list[tuple[str, Any, Any, str]]:
   """(dotted name, old value, new value, "identity" or "execution") of every setting that differs."""
   before, after = _flatten(to_dict(old)), _flatten(to_dict(new))
   names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-  kind = lambda name: FIELDS[name.split(".")[0]].metadata["kind"]
+  kind = lambda name: FIELDS[name.split(".")[0]].metadata.get("kind", "identity")
   return [(name, before.get(name), after.get(name), kind(name)) for name in names]
 
 
@@ -155,8 +158,8 @@ def steps(
     units = ", ".join(unit if unit == "%" else f"{unit}s" for unit, known in per_step.items() if known)
     raise ConfigError(f"{setting}={value!r}: expected a whole number of steps, or a number with one of the units {units}")
   number = float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}[match[2]]
-  if math.isinf(number):
-    raise ConfigError(f"{setting}={value!r}: too large")
+  if math.isinf(number) or not number:
+    raise ConfigError(f"{setting}={value!r}: too {'large' if number else 'small, must be above 0'}")
   return max(math.ceil(number / each - 1e-9), 1)
 
 
@@ -309,7 +312,7 @@ def _by_name(setting: str, value: Any, kind: Any) -> tuple[tuple[str, Any], ...]
 def _checked(cfg: Config) -> Config:
   """The config if every value is in range."""
   least = {"seq_len": 2, "seed": 0, "init_seed": 0, "data_seed": 0, "loss_chunk": 0}
-  least |= dict.fromkeys(("batch_size", "keep_checkpoints", "log_every", "max_device_tokens"), 1)
+  least |= dict.fromkeys(("batch_size", "keep_checkpoints", "log_every", "max_device_tokens", "scan_unroll"), 1)
   least |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every"), 1)
   for name, bound in least.items():
     value = getattr(cfg, name)

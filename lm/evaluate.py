@@ -1,7 +1,7 @@
 """Runs a run's evaluators: names them, compiles what they need, collects what they yield."""
 
 from lm import plug
-from lm.config import Plug
+from lm.config import ConfigError, Plug
 from lm.evals.evaluator import Evaluator
 from lm.run import Run
 from lm.shapes import Batch
@@ -17,6 +17,20 @@ def make_evaluators(run: Run) -> dict[str, Evaluator]:
         name = split if len(streams) == 1 else f"{stream}_{split}"
         named[name] = Plug(kind, (("split", split), ("stream", stream)))
   return {name: plug.make("evaluator", value, run=run) for name, value in named.items()}
+
+
+def best_metric(name: str, evaluators: dict[str, Evaluator]) -> str:
+  """The metric by which the best checkpoint is kept: "auto" is the headline of the first evaluator that has one.
+
+  Raises:
+    ConfigError: a metric of no evaluator that runs while training.
+  """
+  periodic = {key: evaluator for key, evaluator in evaluators.items() if evaluator.periodic}
+  if name == "auto":
+    return next((f"eval/{key}/{evaluator.headline}" for key, evaluator in periodic.items() if evaluator.headline), "")
+  if name and not any(name.startswith(f"eval/{key}/") for key in periodic):
+    raise ConfigError(f"config.best_metric={name!r}: accepted are 'auto', '' and eval/<{'|'.join(periodic)}>/<metric>")
+  return name
 
 
 def eval_shapes(evaluators: dict[str, Evaluator]) -> list[tuple[str, Batch]]:

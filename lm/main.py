@@ -40,11 +40,11 @@ def main(argv: list[str]) -> int:
 
 def _train(cfg: config.Config, workdir: Path) -> int:
   set_up_process()
-  from lm import build, report, train
+  from lm import build, record, report, train
 
   received: list[int] = []
   stop = stop_on_signals(received)
-  train.check_workdir(cfg, workdir)
+  record.check(cfg, workdir)
   summary = train.train(build.make_run(cfg), workdir, stop=stop)
   report.draw_run(workdir)
   return 128 + received[0] if summary["status"] == "interrupted" else 0

@@ -17,6 +17,12 @@ def add(totals: dict[str, float], parts: Mapping[str, float]) -> None:
     totals[name] = totals.get(name, 0.0) + float(value)
 
 
+def is_better(name: str, value: float, than: float) -> bool:
+  """Whether a metric's value beats another: lower for losses, perplexity and bits, higher for everything else."""
+  lower = name.rsplit("/", 1)[-1] in ("loss", "perplexity", "bits_per_byte")
+  return value < than if lower else value > than
+
+
 def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
   """Share of equal entries."""
   return float(np.mean(np.asarray(labels) == np.asarray(predictions)))

@@ -24,7 +24,7 @@ class Optimizer:
 
   learning_rate: float = 1e-3  # peak
   schedule: str = "cosine"  # after warm-up: constant, linear or cosine to the end, wsd: constant, then linear in the last fifth
-  warmup_steps: int | str = "2%"  # steps, or a share of total_steps; linear from 0
+  warmup_steps: int | str = "2%"  # steps, or a share of total_steps; linear from 0; 0: none
   final_rate: float = 0.0  # the last step's learning rate, as a share of the peak
   weight_decay: float = 0.1
   clip_norm: float = 1.0  # of the whole gradient; 0 does not clip

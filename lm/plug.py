@@ -8,7 +8,10 @@ import ast
 import dataclasses
 import difflib
 import importlib
+import inspect
+import io
 import re
+import tokenize
 import types
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
@@ -21,6 +24,8 @@ PACKAGES = {
   "evaluator": "lm.evals",
 }
 PRESETS = "lm.models.presets"
+# Fields that the caller gives, so that a config cannot: every source is read for several splits.
+CALLERS = {"data": ("split",), "evaluator": ("run",)}
 # Files beside the plug-ins that hold their contract or serve them.
 NOT_PLUGINS = {"__init__", "task", "objective", "cross_entropy", "peft", "evaluator", "source"}
 WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}
@@ -65,7 +70,7 @@ def find(kind: str, name: str) -> type:
 
 
 def make(kind: str, plug: Plug, **extra: Any) -> Any:
-  """The plug-in as an instance; `extra` are arguments that the caller gives (a run, a split) unless the options do.
+  """The plug-in as an instance; `extra` are the arguments that the caller gives (CALLERS).
 
   Raises:
     ConfigError: unknown name or option, an option of the wrong type, or one that must be set and is not.
@@ -83,6 +88,28 @@ def make(kind: str, plug: Plug, **extra: Any) -> Any:
     if required and field.name not in arguments:
       raise ConfigError(f"{kind} {plug.name!r}: {field.name} is not set")
   return cls(**arguments)
+
+
+def fields(kind: str, name: str) -> dict[str, dataclasses.Field]:
+  """What can be set of a plug-in, by option."""
+  cls: Any = type(_presets()[name]) if kind == "model" else find(kind, name)
+  return {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in CALLERS.get(kind, ())}
+
+
+def comments(cls: Any) -> dict[str, str]:
+  """The comment behind each field of a dataclass and of its bases: what the setting means, its unit first in brackets.
+
+  `seq_len: int = 256  # [tokens] per row` gives {"seq_len": "[tokens] per row"}.
+  """
+  known, found = {field.name for field in dataclasses.fields(cls)}, {}
+  for base in reversed(cls.__mro__[:-1]):
+    lines = inspect.getsource(base)
+    tokens = tokenize.generate_tokens(io.StringIO(lines).readline)
+    for token in tokens:
+      field = re.match(r" *(\w+) *:", token.line)
+      if token.type == tokenize.COMMENT and field and field[1] in known:
+        found[field[1]] = token.string.lstrip("# ")
+  return found
 
 
 def parse_plug(setting: str, value: Any) -> Plug:
@@ -136,9 +163,9 @@ def convert(setting: str, value: Any, kind: Any) -> Any:
 
 
 def _options(kind: str, plug: Plug, cls: Any) -> dict[str, Any]:
-  """The options with the types of the class's fields; `run` is the caller's to give."""
+  """The options with the types of the class's fields."""
   hints = get_type_hints(cls)
-  known = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init and field.name != "run"}
+  known = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in CALLERS.get(kind, ())}
   for option in dict(plug.options):
     if option not in known:
       raise ConfigError(f"{kind} {plug.name!r} has no option {option!r}; {_choices(option, known, 'it has')}")

@@ -20,7 +20,7 @@ from lm.optim import Optimizer
 from lm.peft.peft import Peft
 from lm.shapes import Batch
 from lm.state import TrainState
-from lm.step import make_eval_step, make_train_step
+from lm.step import init_loss_scale, make_eval_step, make_train_step
 from lm.tasks.objective import Objective
 
 
@@ -91,14 +91,18 @@ class Program:
 
   def train(self, state: TrainState, batch: Batch, rng: jax.Array) -> tuple[TrainState, dict[str, Any]]:
     """One optimizer step; the old state's buffers are given to the new one."""
-    compiled = self._compiled.get(("train", _signature(batch)))
-    if compiled is None:
-      raise RuntimeError(f"batch of a shape that was not declared before the first step: {_signature(batch)}")
-    return compiled(state, batch, rng)
+    return self._declared("train", batch)(state, batch, rng)
 
   def evaluate(self, key: str, params: dict, batch: Batch) -> dict[str, Any]:
     """Sums, weights and predictions of one task's batch. params: the full tree."""
-    return self._eval_step(key, batch)(params, batch)
+    return self._declared(("eval", key), batch)(params, batch)
+
+  def _declared(self, kind: Any, batch: Batch):
+    """The executable of a shape; compiling it now would stall a run without a word."""
+    compiled = self._compiled.get((kind, _signature(batch)))
+    if compiled is None:
+      raise RuntimeError(f"batch of a shape that was not declared before the first step: {_signature(batch)}")
+    return compiled
 
   def _train_step(self, batch: Batch):
     spec = self.spec
@@ -111,7 +115,7 @@ class Program:
     abstract = self.abstract_sharded
     params = tree.merge(abstract.params, abstract.frozen)
     step = make_eval_step(self.spec.objective.only(key))
-    return self._compile(("eval", key, _signature(batch)), step, (params, self._abstract(batch)), False)
+    return self._compile((("eval", key), _signature(batch)), step, (params, self._abstract(batch)), False)
 
   def _compile(self, key: Any, function: Any, arguments: tuple, train: bool):
     if key not in self._compiled:
@@ -146,6 +150,7 @@ class Program:
       frozen=frozen,
       opt_state=self._optimizer.init(params),
       peft_state=self.spec.peft.init_state(params),
+      loss_scale=init_loss_scale(self.spec.model.dtype),
     )
 
 

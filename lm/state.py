@@ -10,7 +10,8 @@ class TrainState(flax.struct.PyTreeNode):
   """The parameters are held in two trees without common leaves; together they are the model.
 
   step: int32 scalar, optimizer steps taken. params: what trains. frozen: what does not; not saved, since it is rebuilt
-  from the base. opt_state: the optimizer's, over `params`. peft_state: the PEFT method's own.
+  from the base. opt_state: the optimizer's, over `params`. peft_state: the PEFT method's own. loss_scale: {"scale",
+  "good_steps", "skipped"} of float16 compute, else {}.
   """
 
   step: jax.Array
@@ -18,3 +19,4 @@ class TrainState(flax.struct.PyTreeNode):
   frozen: Any
   opt_state: Any
   peft_state: Any
+  loss_scale: Any

@@ -17,6 +17,10 @@ from lm.state import TrainState
 
 Metrics = dict[str, Any]
 
+# Dynamic loss scaling (Micikevicius et al. 2017): where the scale starts, and after how many good steps it doubles.
+FIRST_LOSS_SCALE = 2.0**15
+GROWTH_STEPS = 2000
+
 
 class Objective(Protocol):
   """What the tasks of a run add up to (lm.tasks.objective)."""
@@ -44,27 +48,33 @@ def make_train_step(
     layer_masks: name -> [L] fp32 vector for stacked leaves of which only some layers train.
     accumulation: micro-batches per step; divides the batch's rows.
 
-  The step's metrics are {"sums": {name: sum}, "weights": {name: denominator}, "loss": total, "grad_norm": global norm}.
+  The step's metrics are {"sums": {name: sum}, "weights": {name: denominator}, "loss": total, "grad_norm": global norm,
+  "loss_scale": the state's}. With a loss scale, a step whose gradient overflows changes nothing but the scale.
   """
 
   def train_step(state: TrainState, batch: Batch, rng: jax.Array) -> tuple[TrainState, Metrics]:
     rng = jax.random.fold_in(rng, state.step)
     weights = objective.denominators(batch)
+    scale = state.loss_scale.get("scale", 1.0)
 
     def loss(params, micro):
       full = tree.merge(params, state.frozen)
       sums = objective.sums(full, micro, rng)
       terms = [c * sums[name] / jnp.maximum(weights[name], 1e-9) for name, c in objective.coefficients.items()]
       terms += [value / accumulation for value in tuner.penalties(full).values()]
-      return sum(terms), sums
+      return scale * sum(terms), sums
 
     (total, sums), grads = _accumulate(jax.value_and_grad(loss, has_aux=True), state.params, batch, accumulation)
-    grads = _mask_layers(grads, layer_masks)
+    grads = _mask_layers(jax.tree.map(lambda x: x / scale, grads), layer_masks)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, _mask_layers(updates, layer_masks))
     params, peft_state = tuner.after_update(params, grads, state.peft_state, state.step)
-    metrics = {"sums": sums, "weights": weights, "loss": total, "grad_norm": optax.tree.norm(grads)}
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, peft_state=peft_state), metrics
+    grad_norm = optax.tree.norm(grads)
+    new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, peft_state=peft_state)
+    if state.loss_scale:
+      new = _skip_overflow(state, new, jnp.isfinite(grad_norm))
+    metrics = {"sums": sums, "weights": weights, "loss": total / scale, "grad_norm": grad_norm}
+    return new, metrics | {"loss_scale": new.loss_scale}
 
   return train_step
 
@@ -91,6 +101,27 @@ def _accumulate(grad_of: Callable, params: dict, batch: Batch, accumulation: int
   first = jax.tree.map(lambda x: x[0], micro)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_of, params, first))
   return jax.lax.scan(body, zeros, micro)[0]
+
+
+def init_loss_scale(dtype: str) -> dict[str, jax.Array]:
+  """The part of the state that float16 needs, whose gradients would vanish unscaled; {} for other compute types."""
+  if dtype != "float16":
+    return {}
+  return {"scale": jnp.float32(FIRST_LOSS_SCALE), "good_steps": jnp.int32(0), "skipped": jnp.int32(0)}
+
+
+def _skip_overflow(old: TrainState, new: TrainState, finite: jax.Array) -> TrainState:
+  """The new state where the gradient is finite, else the old one with its step counted and its scale halved."""
+  scale, skipped = old.loss_scale["scale"], old.loss_scale["skipped"]
+  good = jnp.where(finite, old.loss_scale["good_steps"] + 1, 0)
+  grows = good == GROWTH_STEPS
+  loss_scale = {
+    "scale": jnp.where(finite, jnp.where(grows, 2 * scale, scale), scale / 2),
+    "good_steps": jnp.where(grows, 0, good),
+    "skipped": skipped + jnp.where(finite, 0, 1),
+  }
+  kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+  return kept.replace(step=new.step, loss_scale=loss_scale)
 
 
 def _mask_layers(values: Any, layer_masks: dict) -> Any:

@@ -25,9 +25,9 @@ class Tracker:
     from tensorboardX import SummaryWriter
 
     self._path = workdir / "metrics.jsonl"
-    self._total, self._first = total_steps, resume_step
+    self._total = total_steps
+    self._first: tuple[int, float] | None = None  # step and time of the first progress line: what came before is no pace
     self._stream = stream or sys.stderr
-    self._began = time.perf_counter()
     self._line = ""
     _keep_until(self._path, resume_step)
     self._file = self._path.open("a")
@@ -54,10 +54,12 @@ class Tracker:
     self, step: int, loss: float, learning_rate: float, rate: float, *, mfu: float | None = None, data_wait: float = 0.0
   ) -> None:
     """The state of the run in one line. rate: tokens per second. data_wait: share of the time spent waiting for data."""
-    pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
+    now = time.perf_counter()
+    first, began = self._first = self._first or (step, now)
     parts = [f"step {step}/{self._total}", f"loss {loss:.4f}", f"lr {learning_rate:.2e}", f"{rate:,.0f} tokens/s"]
     parts += [] if mfu is None else [f"MFU {mfu:.1%}"]
-    parts += [f"data wait {data_wait:.1%}", f"ETA {_duration(pace * (self._total - step))}"]
+    parts.append(f"data wait {data_wait:.1%}")
+    parts += [f"ETA {_duration((now - began) / (step - first) * (self._total - step))}"] if step > first else []
     line = "  ".join(parts)
     if self._stream.isatty():
       self._line = line[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be taken back

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lm import main
+from lm import main, record
 from tests.conftest import CACHE, make_config, make_run
 
 CAUSAL, MLM = "configs/tiny.py:smoke", "configs/tiny_mlm.py:smoke"
@@ -80,13 +80,11 @@ def test_flags_that_are_missing_or_unknown(capsys):
 
 
 def test_workdir_of_another_config_is_refused(tmp_path, capsys):
-  from lm import train
-
-  train._prepare_workdir(make_run(), tmp_path)
+  record.prepare(make_run(), tmp_path, 0)
   before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
   with pytest.raises(ValueError, match="seq_len: 64 -> 32"):
-    train.check_workdir(make_config(seq_len=32), tmp_path)
-  train.check_workdir(make_config(log_every=7), tmp_path)  # an execution setting may change
+    record.check(make_config(seq_len=32), tmp_path)
+  record.check(make_config(log_every=7), tmp_path)  # an execution setting may change
   assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 

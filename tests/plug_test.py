@@ -1,5 +1,6 @@
 """Plug-ins are found by file name without importing them, and their options are checked against their fields."""
 
+import dataclasses
 import sys
 
 import pytest
@@ -142,11 +143,34 @@ def test_unknown_names_and_missing_options(value, line):
 
 
 @pytest.mark.usefixtures("package")
-@pytest.mark.parametrize(("option", "hint"), [("ranke", "; did you mean 'rank'? It has: path, rank,"), ("run", "; ")])
-def test_an_unknown_option_names_the_nearest_and_all(option, hint):
+def test_an_unknown_option_names_the_nearest_and_all():
   with pytest.raises(ConfigError) as error:
-    span_qa(**{option: 1})
-  assert str(error.value).startswith(f"peft 'span_qa' has no option {option!r}{hint}")
+    span_qa(ranke=1)
+  assert str(error.value).startswith("peft 'span_qa' has no option 'ranke'; did you mean 'rank'? It has: path, rank,")
+
+
+@pytest.mark.parametrize(("kind", "name", "option"), [("data", "pydocs", "split"), ("evaluator", "likelihood", "run")])
+def test_what_the_caller_gives_is_no_option(kind, name, option):
+  assert option not in plug.fields(kind, name)
+  with pytest.raises(ConfigError, match=f"has no option '{option}'"):
+    plug.make(kind, Plug(name, ((option, "test"),)))
+
+
+@dataclasses.dataclass
+class Commented:
+  a: int = 1  # [tokens] per row
+  b: str = "# no comment"
+  c: str = "x#y"  # with # inside
+
+  def method(self):
+    value: int = 2
+    return value  # not a field
+
+
+def test_the_comment_behind_a_field_says_what_it_means():
+  found = plug.comments(Commented)
+  assert (found["a"], found["c"]) == ("[tokens] per row", "with # inside")
+  assert "b" not in found and "value" not in found
 
 
 @pytest.mark.usefixtures("package")

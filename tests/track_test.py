@@ -42,6 +42,7 @@ def test_tensorboard_files_hold_the_scalars(tmp_path):
 def test_console_is_plain_lines_where_it_is_no_terminal(tmp_path):
   stream = io.StringIO()
   with Tracker(tmp_path, total_steps=10, stream=stream) as tracker:
+    tracker.progress(4, 2.6, 1e-3, 1234.0)
     tracker.progress(5, 2.5, 1e-3, 1234.0, mfu=0.41, data_wait=0.02)
     tracker.say("saved")
   text = stream.getvalue()

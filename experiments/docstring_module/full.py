@@ -14,6 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
       task="classify",
       data=dict(name="pydocs", label="module"),
       optimizer=dict(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps="10%"),
+      scan_unroll=4,
       seq_len=64,
       length_buckets=(32, 64),
       batch_size=32,

@@ -12,6 +12,8 @@ from lm.evals.evaluator import SplitEvaluator
 class Classification(SplitEvaluator):
   """Yields loss, accuracy, macro_f1, and baseline/<split>_majority_accuracy (the training split's commonest label)."""
 
+  headline = "accuracy"
+
   def __call__(self, params):
     results, labels, predictions = [], [], []
     for _batch, result in self.passes(params):

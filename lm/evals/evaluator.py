@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -21,6 +21,9 @@ class Evaluator:
   Calling it with the full parameter tree yields (name, value). A name without a slash becomes `eval/<evaluator>/<name>`;
   one with a slash is taken whole (`baseline/xz_bits_per_byte`).
   """
+
+  # The metric that the best checkpoint is kept by; "" where there is none.
+  headline: ClassVar[str] = ""
 
   run: Run
   split: str = "validation"

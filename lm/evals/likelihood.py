@@ -17,6 +17,8 @@ class Likelihood(SplitEvaluator):
   compressor counts its separator. Only tasks with `targets`, which predict every token once, have them.
   """
 
+  headline = "loss"
+
   def __call__(self, params):
     num_bytes = 0
     token_bytes = self.run.tokenizer.token_bytes.copy()

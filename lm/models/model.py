@@ -24,9 +24,10 @@ class _Network(nn.Module):
   heads: tuple[tuple[str, HeadSpec], ...]
   dtype: DTypeLike
   remat: str
+  unroll: int
 
   def setup(self):
-    self.backbone = Transformer(self.cfg, self.dtype, self.remat)
+    self.backbone = Transformer(self.cfg, self.dtype, self.remat, self.unroll)
     self.head = {name: HEADS[spec.kind](self.cfg, spec, self.dtype) for name, spec in self.heads}
 
   def hidden(self, inputs, perturb, cache):
@@ -53,6 +54,7 @@ class Model:
   heads: tuple[tuple[str, HeadSpec], ...] = ()
   dtype: str = "float32"
   remat: str = "none"
+  unroll: int = 1
 
   def init(self, rng: jax.Array) -> dict:
     """Random parameters, each leaf boxed with its logical axis names (`nn.unbox` takes them off)."""
@@ -71,7 +73,7 @@ class Model:
 
   @property
   def _network(self) -> _Network:
-    return _Network(self.cfg, self.heads, jnp.dtype(self.dtype), self.remat)
+    return _Network(self.cfg, self.heads, jnp.dtype(self.dtype), self.remat, self.unroll)
 
   def _apply(self, params, rng, intercept, method, *args):
     rngs = None if rng is None else {"dropout": rng}

@@ -63,6 +63,7 @@ class Transformer(nn.Module):
   cfg: TransformerConfig
   dtype: DTypeLike = jnp.float32
   remat: str = "none"
+  unroll: int = 1  # layers per iteration of the scan; the parameters are stacked whatever it is
 
   @nn.compact
   def __call__(self, inputs, perturb=None, cache: Cache | None = None) -> tuple[jax.Array, Cache | None]:
@@ -83,6 +84,7 @@ class Transformer(nn.Module):
       split_rngs={"params": True, "dropout": True},
       in_axes=(0, nn.broadcast),
       length=self.cfg.num_layers,
+      unroll=self.unroll,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )(self.cfg, self.dtype, name="blocks")
     x_BTD, layer_caches = blocks(x_BTD, layer_caches, Shared(inputs["positions"], inputs["row"], mask, start))

@@ -1,0 +1,69 @@
+"""What the machine has: which accelerator, whether jax came up on it, which compute type it is fast at. No jax needed.
+
+`python lm/device.py` prints the extra to install (cpu, tpu, cuda12 or cuda13); the Makefile asks it before anything is there.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+# PCI ids of TPUs. Google's vendor id alone is not enough: the network cards and disks of its virtual machines carry it too.
+GOOGLE = "0x1ae0"
+TPUS = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
+CUDA13_DRIVER = 580  # the first NVIDIA driver that runs CUDA 13; CUDA 12 needs 525
+CUDA12_DRIVER = 525
+
+
+def find_accelerator(root: Path = Path("/")) -> str:
+  """ "tpu", "cuda13", "cuda12" or "cpu": the extra of setup.cfg for the hardware below a root folder.
+
+  Raises:
+    ValueError: an NVIDIA driver that is too old for both.
+  """
+  for device in sorted(root.glob("sys/bus/pci/devices/*")):
+    if _read(device / "vendor") == GOOGLE and _read(device / "device") in TPUS:
+      return "tpu"
+  driver = re.search(r"Kernel Module.*?\s(\d+)\.", _read(root / "proc/driver/nvidia/version"))
+  if driver is None:
+    return "cpu"
+  if int(driver[1]) < CUDA12_DRIVER:
+    raise ValueError(f"NVIDIA driver {driver[1]}: jax needs {CUDA12_DRIVER} or newer; or install for the CPU with ACCEL=cpu")
+  return "cuda13" if int(driver[1]) >= CUDA13_DRIVER else "cuda12"
+
+
+def check_platform(platform: str, found: str, environment: dict[str, str] | os._Environ = os.environ) -> None:
+  """Refuses to train on the CPU of a machine that has an accelerator, unless JAX_PLATFORMS asks for it.
+
+  Args:
+    platform: what jax came up on. found: what `find_accelerator` says.
+
+  Raises:
+    ValueError: with the command that installs what is missing.
+  """
+  if platform == "cpu" and found != "cpu" and environment.get("JAX_PLATFORMS", "") != "cpu":
+    raise ValueError(
+      f"this machine has an accelerator ({found}), but jax came up on its CPU; install it with: pip install -U 'jax[{found}]',"
+      " or set JAX_PLATFORMS=cpu"
+    )
+
+
+def compute_dtype(dtype: str, device: Any) -> str:
+  """The compute type of a run: "auto" is bfloat16 on TPUs and on GPUs that have it (compute capability 8.0), else float16.
+
+  On a CPU it is float32.
+  """
+  if dtype != "auto":
+    return dtype
+  if device.platform == "cpu":
+    return "float32"
+  capability = float(getattr(device, "compute_capability", "8.0")) if device.platform == "gpu" else 8.0
+  return "bfloat16" if capability >= 8.0 else "float16"
+
+
+def _read(path: Path) -> str:
+  return path.read_text().strip() if path.is_file() else ""
+
+
+if __name__ == "__main__":
+  print(find_accelerator())

@@ -1,0 +1,185 @@
+"""What a run leaves in its workdir: config.json, manifest.json, summary.json; and whether a workdir is this run's.
+
+Execution settings (mesh, kernels, logging) may change when a run is resumed and are recorded; a change of its identity is
+refused with the ways out, unless it is accepted.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lm
+from lm import config, metrics
+from lm.checkpoint import FORMAT
+from lm.config import Config, ConfigError
+from lm.run import Run
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
+
+
+def load_config(workdir: Path) -> Config:
+  """The resolved config that a run left in its workdir."""
+  path = workdir / "config.json"
+  if not path.is_file():
+    raise ConfigError(f"{workdir}: no config.json; this is not the workdir of a run")
+  return config.from_dict(json.loads(path.read_text()))
+
+
+def read_summary(workdir: Path) -> dict[str, Any]:
+  """The summary.json of a workdir, {} without one."""
+  return _read_json(workdir / "summary.json")
+
+
+def check(cfg: Config, workdir: Path, accept_changes: bool = False) -> None:
+  """Before anything is built: raises ConfigError if the workdir belongs to a run of another identity.
+
+  A change of `total_steps` alone is left to `check_schedule`, which needs the run.
+  """
+  if workdir.exists() and not workdir.is_dir():
+    raise ConfigError(f"--workdir={workdir}: not a directory")
+  if not (workdir / "config.json").is_file() or accept_changes:
+    return
+  changed = [change for change in config.changes(load_config(workdir), cfg) if change[3] == "identity"]
+  if changed and [name for name, *_ in changed] != ["total_steps"]:
+    raise _another(workdir, ", ".join(f"{name}: {before!r} -> {now!r}" for name, before, now, _ in changed))
+
+
+def check_schedule(run: Run, workdir: Path, step: int, accept_changes: bool = False) -> None:
+  """Refuses another `total_steps`, unless it is larger and the learning rates of the steps taken so far stay what they were."""
+  before = _read_json(workdir / "manifest.json").get("total_steps", run.total_steps)
+  if before == run.total_steps or accept_changes:
+    return
+  words = f"total_steps: {before} -> {run.total_steps}"
+  if run.total_steps < before:
+    raise _another(workdir, words)
+  taken = np.arange(step)
+  old = run.program.spec.optimizer.make_schedule(before)
+  if not np.array_equal(np.asarray(old(taken)), np.asarray(run.schedule(taken))):
+    raise _another(workdir, f"{words}, which changes learning rates before step {step}; a constant or wsd schedule need not")
+
+
+def _another(workdir: Path, words: str) -> ConfigError:
+  return ConfigError(
+    f"--workdir={workdir}: belongs to another config ({words}); choose another workdir, with --config.init_from={workdir}"
+    " to start from its parameters, or give --accept_changes to go on here with the new values"
+  )
+
+
+def prepare(run: Run, workdir: Path, step: int) -> dict[str, Any]:
+  """Writes config.json, manifest.json and the tokenizer, and returns the manifest.
+
+  Says on stderr if this machine differs from the one before; a changed setting is kept in the manifest's `changes`.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  manifest, before = _manifest(run), _read_json(workdir / "manifest.json")
+  if before:
+    for name in ("platform", "dtype", "cores", "devices", "accumulation"):
+      if before[name] != manifest[name]:
+        print(f"{name}: {before[name]} -> {manifest[name]}; losses will agree closely but not to the bit", file=sys.stderr)
+    if run.base and before["base"]["sha256"] != run.base.sha256:
+      raise ConfigError(f"config.init_from={run.config.init_from!r}: its parameters changed since this run started")
+    changed = config.changes(load_config(workdir), run.config)
+    manifest["changes"] = before["changes"] + [{"step": step, "name": n, "before": a, "now": b} for n, a, b, _ in changed]
+  write_json(workdir / "config.json", config.to_dict(run.config))
+  write_json(workdir / "manifest.json", manifest)
+  if run.config.tokenizer != "bytes":
+    run.tokenizer.save(str(workdir / "tokenizer.model"))
+  return manifest
+
+
+def copy_history(other: Path, workdir: Path) -> None:
+  """Copies the losses and metrics of another run, whose newest checkpoint this run goes on from."""
+  for name in ("losses.f32", "metrics.jsonl"):
+    shutil.copyfile(other / name, workdir / name)
+
+
+class History:
+  """Metrics over the run's steps, also those of before an interruption: the latest, the first, the best."""
+
+  def __init__(self, workdir: Path):
+    self._path = workdir / "metrics.jsonl"
+
+  def read(self) -> Iterator[tuple[int, dict[str, float]]]:
+    """(step, metrics) of every line of metrics.jsonl, nulls (not finite) left out."""
+    for line in self._path.read_text().splitlines() if self._path.is_file() else ():
+      entry = json.loads(line)
+      yield entry["step"], {k: v for k, v in entry.items() if k not in ("step", "time") and v is not None}
+
+  def summary(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """The last value of every name (and `step0/<name>`), and the best value of eval metrics with its step."""
+    last: dict[str, float] = {}
+    best: dict[str, dict[str, float]] = {}
+    for step, values in self.read():
+      last |= values
+      if step == 0:
+        last |= {f"step0/{name}": value for name, value in values.items() if name.startswith("eval/")}
+      for name, value in values.items():
+        if name.startswith("eval/") and (name not in best or metrics.is_better(name, value, best[name]["value"])):
+          best[name] = {"value": value, "step": step}
+    return last, best
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes whole or not at all."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(value, indent=2) + "\n")
+  temporary.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+  return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _manifest(run: Run) -> dict[str, Any]:
+  devices = run.mesh.devices.flatten()
+  return {
+    "format": FORMAT,
+    "lm": lm.__version__,
+    "git": _git_state(),
+    "python": platform.python_version(),
+    "packages": {name: metadata.version(name) for name in PACKAGES},
+    "platform": devices[0].platform,
+    "device_kind": devices[0].device_kind,
+    "devices": len(devices),
+    "mesh": dict(run.mesh.shape),
+    "dtype": run.program.spec.model.dtype,
+    "cores": num_cores(),
+    "accumulation": run.program.spec.accumulation,
+    "total_steps": run.total_steps,
+    "params": run.program.num_params,
+    "tokenizer": run.tokenizer.fingerprint(),
+    "data": {name: run.source(name, "train").fingerprint() for name in run.config.all_streams},
+    "config_sha256": hashlib.sha256(json.dumps(config.to_dict(run.config), sort_keys=True).encode()).hexdigest(),
+    "base": {"workdir": str(run.base.workdir), "step": run.base.step, "sha256": run.base.sha256} if run.base else None,
+    "tasks": {key: dataclasses.asdict(task) for key, task in run.tasks.items()},
+    "changes": [],
+  }
+
+
+def num_cores() -> int:
+  """Cores that this process may use; the order of additions, and so the last bits of a loss, depends on them."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _git_state() -> dict[str, Any] | None:
+  """Commit and whether the tree has changes; None outside a checkout."""
+  root = Path(lm.__file__).parent.parent
+  ask = lambda *words: subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+  try:
+    commit = ask("rev-parse", "HEAD")
+    if commit.returncode:
+      return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(ask("status", "--porcelain").stdout.strip())}
+  except FileNotFoundError:  # no git on this machine
+    return None

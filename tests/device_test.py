@@ -1,0 +1,79 @@
+"""What the machine has, on made-up machines: PCI ids, driver versions, compute capabilities."""
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from lm import device
+
+
+def machine(root, vendor="", pci="", driver=""):
+  """A root folder with one PCI device and an NVIDIA driver's version file."""
+  folder = root / "sys/bus/pci/devices/0000:00:04.0"
+  folder.mkdir(parents=True)
+  (folder / "vendor").write_text(f"{vendor}\n")
+  (folder / "device").write_text(f"{pci}\n")
+  if driver:
+    (root / "proc/driver/nvidia").mkdir(parents=True)
+    (root / "proc/driver/nvidia/version").write_text(f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Thu\n")
+  return root
+
+
+@pytest.mark.parametrize(
+  ("settings", "found"),
+  [
+    ({"vendor": "0x1ae0", "pci": "0x0063"}, "tpu"),
+    ({"vendor": "0x1ae0", "pci": "0x0042"}, "cpu"),  # the network card of a virtual machine
+    ({"vendor": "0x10de", "pci": "0x0063"}, "cpu"),
+    ({"driver": "580.65.06"}, "cuda13"),
+    ({"driver": "550.54.15"}, "cuda12"),
+    ({}, "cpu"),
+  ],
+)
+def test_accelerators_are_found_by_their_ids(settings, found, tmp_path):
+  assert device.find_accelerator(machine(tmp_path, **settings)) == found
+
+
+def test_an_open_kernel_module_is_read_too(tmp_path):
+  root = machine(tmp_path, driver="1.0")
+  text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n"
+  (root / "proc/driver/nvidia/version").write_text(text)
+  assert device.find_accelerator(root) == "cuda13"
+
+
+def test_an_old_driver_is_said(tmp_path):
+  with pytest.raises(ValueError, match="driver 470: jax needs 525"):
+    device.find_accelerator(machine(tmp_path, driver="470.10"))
+
+
+def test_the_cpu_of_a_machine_with_an_accelerator_is_refused_unless_asked_for():
+  with pytest.raises(ValueError, match=r"pip install -U 'jax\[tpu\]'"):
+    device.check_platform("cpu", "tpu", {})
+  device.check_platform("cpu", "tpu", {"JAX_PLATFORMS": "cpu"})
+  device.check_platform("tpu", "tpu", {})
+  device.check_platform("cpu", "cpu", {})
+
+
+@pytest.mark.parametrize(
+  ("platform", "capability", "dtype"),
+  [
+    ("cpu", None, "float32"),
+    ("tpu", None, "bfloat16"),
+    ("gpu", "7.5", "float16"),  # a T4
+    ("gpu", "8.0", "bfloat16"),
+    ("gpu", "12.0", "bfloat16"),
+  ],
+)
+def test_auto_dtype_follows_the_capability(platform, capability, dtype):
+  fake = types.SimpleNamespace(platform=platform) if capability is None else None
+  fake = fake or types.SimpleNamespace(platform=platform, compute_capability=capability)
+  assert device.compute_dtype("auto", fake) == dtype
+  assert device.compute_dtype("float32", fake) == "float32"
+
+
+def test_the_file_runs_without_the_package():
+  done = subprocess.run([sys.executable, "-I", device.__file__], capture_output=True, text=True, check=True, cwd=Path("/"))
+  assert done.stdout.strip() in ("cpu", "tpu", "cuda12", "cuda13")
