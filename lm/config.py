@@ -31,11 +31,11 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-  """One task on one source; weight is its share of rows, relative to the other streams'."""
+  """One task on one source."""
 
-  task: Plug
-  data: Plug
-  weight: float = 1.0
+  task: Plug  # objective
+  data: Plug  # source
+  weight: float = 1.0  # share of rows, relative to the other streams'
 
 
 def _execution(default: Any) -> Any:
@@ -129,7 +129,7 @@ def changes(old: Config, new: Config) -> list[tuple[str, Any, Any, str]]:
   """(dotted name, old value, new value, "identity" or "execution") of every setting that differs."""
   before, after = _flatten(to_dict(old)), _flatten(to_dict(new))
   names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-  kind = lambda name: FIELDS[name.split(".")[0]].metadata.get("kind", "identity")
+  kind = lambda name: "identity" if is_identity(name) else "execution"
   return [(name, before.get(name), after.get(name), kind(name)) for name in names]
 
 
@@ -163,28 +163,18 @@ def steps(
   return max(math.ceil(number / each - 1e-9), 1)
 
 
-def parse_args(argv: Iterable[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
-  """(flags, config overrides) of --config=FILE --workdir=DIR --config.a.b=value --help."""
-  options: dict[str, str] = {}
-  overrides: list[tuple[str, str]] = []
-  arguments = list(argv)
-  while arguments:
-    argument = arguments.pop(0)
-    flag, equals, value = argument.partition("=")
-    if argument in ("--help", "-h"):
-      options["help"] = "true"
-      continue
-    if flag not in ("--config", "--workdir") and not flag.startswith("--config."):
-      raise ConfigError(f"{argument}: unknown flag{_nearest(flag, ('--config', '--workdir', '--help'))}")
-    if not equals:
-      if not arguments or arguments[0].startswith("--"):
-        raise ConfigError(f"{flag}: needs a value, {flag}=...")
-      value = arguments.pop(0)
-    if flag.startswith("--config."):
-      overrides.append((flag.removeprefix("--config."), value))
-    else:
-      options[flag.removeprefix("--")] = value
-  return options, overrides
+def is_identity(name: str) -> bool:
+  """Whether a setting, by dotted name, decides the run's numbers; an execution setting may change when it is resumed."""
+  field = FIELDS.get(name.split(".")[0])
+  return field is None or field.metadata.get("kind") != "execution"
+
+
+def origins(path: str, overrides: Iterable[tuple[str, Any]]) -> tuple[set[str], set[str]]:
+  """Dotted names that the file sets, and that the overrides set; a name stands for all below it."""
+  flags: dict[str, Any] = {}
+  for name, value in overrides:
+    _override(flags, Config, name.split("."), value, "config")
+  return set(_flatten(_run_file(path))), set(_flatten(flags))
 
 
 def _run_file(path: str) -> dict[str, Any]:
@@ -267,7 +257,7 @@ def _below(kind: Any, key: str, setting: str) -> Any:
     return _item(kind)
   fields = {field.name: field.type for field in dataclasses.fields(kind)}
   if key not in fields:
-    raise ConfigError(f"{setting}.{key}: unknown setting{_nearest(key, fields)}")
+    raise ConfigError(f"{setting}.{key}: unknown setting{nearest(key, fields)}")
   return fields[key]
 
 
@@ -354,6 +344,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return found
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+  """What to write instead, for the end of an error: '; did you mean ...?' or '; there are ...'."""
   close = difflib.get_close_matches(name, list(known), 1, 0.5)
   return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""python -m lm.main --config=configs/x.py --workdir=DIR [--config.a.b=value ...]
+"""python -m lm.main --config=configs/x.py [--workdir=DIR] [--config.a.b=value ...], and its modes: see --help.
 
 Flags and process set-up, then config -> run -> train. Everything else is in functions that notebooks call too.
 """
@@ -9,27 +9,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lm import command as commands
 from lm import config
-
-USAGE = """usage: python -m lm.main --config=FILE[:ARGUMENT] --workdir=DIR [--config.SETTING=VALUE ...]
-
-  --config      a file with get_config(argument), e.g. configs/tiny.py or configs/tiny.py:smoke
-  --workdir     where the run lives; the same command continues it after any interruption
-  --config.a.b  overrides one setting, e.g. --config.optimizer.learning_rate=3e-4 --config.peft="lora(rank=16)"
-"""
+from lm.command import Command
 
 
 def main(argv: list[str]) -> int:
   """Returns the exit code: 0 done, 1 loss not finite, 2 bad input (one line on stderr), 128 + signal when interrupted."""
+  modes = {"help": _help, "list": _list, "show": _show, "train": _train}
   try:
-    options, overrides = config.parse_args(argv)
-    if "help" in options:
-      print(USAGE, end="")
-      return 0
-    for flag in ("config", "workdir"):
-      if not options.get(flag):
-        raise config.ConfigError(f"--{flag}: missing\n{USAGE}".rstrip())
-    return _train(config.load(options["config"], overrides), Path(options["workdir"]))
+    command = commands.parse(argv)
+    return modes[command.mode](command)
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -38,29 +28,68 @@ def main(argv: list[str]) -> int:
     return 1
 
 
-def _train(cfg: config.Config, workdir: Path) -> int:
-  set_up_process()
+def _help(_command: Command) -> int:
+  print(commands.USAGE, end="")
+  return 0
+
+
+def _list(command: Command) -> int:
+  from lm import show
+
+  print(show.listing(command.kind))
+  return 0
+
+
+def _show(command: Command) -> int:
+  os.environ["JAX_PLATFORMS"] = "cpu"  # shapes need no device, and another process may hold it
+  cfg = config.load(command.config, list(command.overrides))
+  from lm import show
+
+  show.settings(cfg, *config.origins(command.config, command.overrides)).print()
+  print(show.facts(cfg))
+  return 0
+
+
+def _train(command: Command) -> int:
+  cfg = config.load(command.config, list(command.overrides))
+  workdir = commands.workdir(command, cfg)
+  print(set_up_process())
   from lm import build, record, report, train
 
   received: list[int] = []
   stop = stop_on_signals(received)
-  record.check(cfg, workdir)
-  summary = train.train(build.make_run(cfg), workdir, stop=stop)
+  record.check(cfg, workdir, command.accept_changes)
+  if not command.workdir:
+    print(f"workdir: {workdir}")
+  run = build.make_run(cfg)
+  summary = train.train(run, workdir, stop, command.accept_changes)
   report.draw_run(workdir)
-  return 128 + received[0] if summary["status"] == "interrupted" else 0
+  if summary["status"] == "interrupted":
+    return 128 + received[0]
+  heads = {task.head for task in run.tasks.values()}
+  print("next:", *commands.next_commands(workdir, heads), sep="\n  ")
+  return 0
 
 
-def set_up_process() -> None:
-  """Persistent compilation cache in the user's cache folder, unless the environment names another; quiet libraries."""
+def set_up_process() -> str:
+  """Quiet libraries, and a persistent compilation cache in the user's cache folder unless the environment names another.
+
+  Returns what jax came up on, as "tpu: 4 x TPU v5e"; refuses the CPU of a machine that has an accelerator.
+  """
   import logging
 
   import jax
+
+  from lm import device
 
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lm" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   logging.getLogger("absl").setLevel(logging.ERROR)
+  devices = jax.devices()
+  device.check_platform(devices[0].platform, device.find_accelerator())
+  return f"{devices[0].platform}: {len(devices)} x {devices[0].device_kind}"
 
 
 def stop_on_signals(received: list[int]) -> Callable[[], bool]:

@@ -24,9 +24,9 @@ class Optimizer:
 
   learning_rate: float = 1e-3  # peak
   schedule: str = "cosine"  # after warm-up: constant, linear or cosine to the end, wsd: constant, then linear in the last fifth
-  warmup_steps: int | str = "2%"  # steps, or a share of total_steps; linear from 0; 0: none
+  warmup_steps: int | str = "2%"  # [steps] or a share of total_steps; linear from 0; 0: none
   final_rate: float = 0.0  # the last step's learning rate, as a share of the peak
-  weight_decay: float = 0.1
+  weight_decay: float = 0.1  # times the learning rate, of kernels and tables
   clip_norm: float = 1.0  # of the whole gradient; 0 does not clip
 
   def __post_init__(self):
@@ -71,9 +71,9 @@ class Optimizer:
 class Adamw(Optimizer):
   """Adam with decoupled weight decay (Loshchilov & Hutter 2017)."""
 
-  b1: float = 0.9
-  b2: float = 0.95
-  eps: float = 1e-8
+  b1: float = 0.9  # decay of the gradient's mean
+  b2: float = 0.95  # decay of its mean square
+  eps: float = 1e-8  # added to the root of the mean square
 
   def rule(self, schedule, axes):
     return optax.adamw(schedule, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=_decayed)
@@ -83,15 +83,15 @@ class Adamw(Optimizer):
 class Muon(Optimizer):
   """Muon (Jordan et al. 2024) for the kernels of the blocks, AdamW for everything else (tables, norms, heads).
 
-  adam_learning_rate: peak for the rest, on the same schedule. Each layer and each stack of heads is orthogonalised as one
+  Each layer and each stack of heads is orthogonalised as one
   matrix [inputs, outputs], whose dims follow from the kernel's logical axis names.
   """
 
-  learning_rate: float = 0.02
-  adam_learning_rate: float = 3e-3
-  momentum: float = 0.95
-  b1: float = 0.9
-  b2: float = 0.95
+  learning_rate: float = 0.02  # peak, of the blocks' kernels
+  adam_learning_rate: float = 3e-3  # peak of the rest, on the same schedule
+  momentum: float = 0.95  # of Muon, Nesterov's
+  b1: float = 0.9  # of Adam: decay of the gradient's mean
+  b2: float = 0.95  # of Adam: decay of its mean square
 
   def rule(self, schedule, axes):
     scale = self.adam_learning_rate / self.learning_rate
@@ -112,7 +112,7 @@ class Muon(Optimizer):
 class Sgd(Optimizer):
   """Stochastic gradient descent with momentum; weight decay joins the gradient."""
 
-  momentum: float = 0.9
+  momentum: float = 0.9  # decay of the gradient's running sum
 
   def rule(self, schedule, axes):
     return optax.chain(optax.add_decayed_weights(self.weight_decay, _decayed), optax.sgd(schedule, self.momentum))

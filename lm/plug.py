@@ -63,10 +63,22 @@ def find(kind: str, name: str) -> type:
   """The class of a plug-in; its name is the file's in CamelCase (span_qa.py -> SpanQa)."""
   if name not in names(kind):
     raise _unknown(kind, name)
+  if kind == "model":
+    return type(preset(name))
   if kind == "optimizer":
     return _optimizers()[name]
-  module = importlib.import_module(f"{PACKAGES[kind]}.{name}")
-  return getattr(module, "".join(part.capitalize() for part in name.split("_")))
+  return getattr(_module(kind, name), "".join(part.capitalize() for part in name.split("_")))
+
+
+def preset(name: str) -> Any:
+  """The value of a model preset, by its name."""
+  return _presets()[name][0]
+
+
+def describe(kind: str, name: str) -> str:
+  """The first line about a plug-in: of its file's docstring, of the class where a file holds several."""
+  about = find(kind, name) if kind == "optimizer" else _presets()[name][1] if kind == "model" else _module(kind, name)
+  return (inspect.getdoc(about) or "").split("\n")[0]
 
 
 def make(kind: str, plug: Plug, **extra: Any) -> Any:
@@ -75,13 +87,9 @@ def make(kind: str, plug: Plug, **extra: Any) -> Any:
   Raises:
     ConfigError: unknown name or option, an option of the wrong type, or one that must be set and is not.
   """
-  if kind == "model":
-    presets = _presets()
-    if plug.name not in presets:
-      raise _unknown(kind, plug.name)
-    preset = presets[plug.name]
-    return dataclasses.replace(preset, **_options(kind, plug, type(preset)))
   cls: Any = find(kind, plug.name)
+  if kind == "model":
+    return dataclasses.replace(preset(plug.name), **_options(kind, plug, cls))
   arguments = {**extra, **_options(kind, plug, cls)}
   for field in dataclasses.fields(cls):
     required = field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -92,7 +100,7 @@ def make(kind: str, plug: Plug, **extra: Any) -> Any:
 
 def fields(kind: str, name: str) -> dict[str, dataclasses.Field]:
   """What can be set of a plug-in, by option."""
-  cls: Any = type(_presets()[name]) if kind == "model" else find(kind, name)
+  cls: Any = find(kind, name)
   return {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in CALLERS.get(kind, ())}
 
 
@@ -188,9 +196,14 @@ def _modules(package: str) -> list[str]:
   return sorted(path.stem for path in folder.glob("*.py"))
 
 
-def _presets() -> dict[str, Any]:
-  families = [name for name in _modules(PRESETS) if name != "__init__"]
-  return {k: v for family in families for k, v in importlib.import_module(f"{PRESETS}.{family}").PRESETS.items()}
+def _module(kind: str, name: str) -> types.ModuleType:
+  return importlib.import_module(f"{PACKAGES[kind]}.{name}")
+
+
+def _presets() -> dict[str, tuple[Any, types.ModuleType]]:
+  """(value, its family's file) by the preset's name."""
+  families = [importlib.import_module(f"{PRESETS}.{name}") for name in _modules(PRESETS) if name != "__init__"]
+  return {name: (value, family) for family in families for name, value in family.PRESETS.items()}
 
 
 def _optimizers() -> dict[str, type]:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 # Metrics that are shown, most telling first, and the axis label; {per} is what the values are an average over.
 SHOWN = {
@@ -25,15 +25,16 @@ Curves = dict[str, tuple[list[int], list[float]]]  # name -> steps, values
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Cells as text; the first column is a name, the others numbers."""
+  """Cells as text; the first column is a name, the others are numbers unless `justify` is "left"."""
 
   title: str
   columns: list[str]
   rows: list[list[str]]
+  justify: Literal["left", "right"] = "right"
 
   def markdown(self) -> str:
     """A heading if there is a title, and a Markdown table."""
-    lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *self.rows]
+    lines = [self.columns, ["---", *["---:" if self.justify == "right" else "---"] * (len(self.columns) - 1)], *self.rows]
     heading = f"### {self.title}\n\n" if self.title else ""
     return heading + "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
@@ -46,7 +47,9 @@ class Table:
       output.width = max(output.width, 120)
     grid = table.Table(title=self.title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for index, column in enumerate(self.columns):
-      grid.add_column(column.replace(" ", "\n", 1), justify="right" if index else "left", overflow="fold", vertical="bottom")
+      grid.add_column(
+        column.replace(" ", "\n", 1), justify=self.justify if index else "left", overflow="fold", vertical="bottom"
+      )
     for row in self.rows:
       grid.add_row(*map(text.Text, row))
     output.print(grid)

@@ -288,10 +288,10 @@ class _Loop:
 def _describe(run: Run, manifest: dict[str, Any], origin: _Origin) -> str:
   """The lines a run starts with: where it runs, how large it is, what it reads, where it starts."""
   params = run.program.num_params
-  where = f"{manifest['platform']}: {manifest['devices']} x {manifest['device_kind']}, {manifest['cores']} cores"
+  mesh = ", ".join(f"{axis} {size}" for axis, size in manifest["mesh"].items())
   return "\n".join(
     [
-      f"{where}, {manifest['dtype']}",
+      f"mesh: {mesh} of {manifest['device_kind']}; {manifest['cores']} cores; compute in {manifest['dtype']}",
       f"parameters: {params['total']:,}, trainable {params['trainable']:,}; accumulation {manifest['accumulation']}",
       run.loader.report(),
       f"steps: {run.total_steps}; starts from {origin.words}",

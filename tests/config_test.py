@@ -328,39 +328,6 @@ def test_every_setting_says_what_it_means_and_whether_it_may_change():
   assert not {"seed", "model", "task", "data", "peft", "optimizer", "total_steps", "batch_size", "dtype"} & execution
 
 
-def test_flags():
-  argv = [
-    "--config",
-    "a.py:x",
-    "--workdir=w",
-    "--config.peft=lora(rank=4)",
-    "--config.total_steps",
-    "-5",
-    "--config.task.x=a=b",
-  ]
-  options, overrides = config.parse_args(argv)
-  assert options == {"config": "a.py:x", "workdir": "w"}
-  assert overrides == [("peft", "lora(rank=4)"), ("total_steps", "-5"), ("task.x", "a=b")]
-  assert config.parse_args(["--help"]) == config.parse_args(["-h"]) == ({"help": "true"}, [])
-
-
-@pytest.mark.parametrize(
-  ("argv", "line"),
-  [
-    (["--confg=x"], "--confg=x: unknown flag; did you mean '--config'?"),
-    (["--wrkdir", "x"], "--wrkdir: unknown flag; did you mean '--workdir'?"),
-    (["--config", "a.py", "b.py"], "b.py: unknown flag; there are --config, --workdir, --help"),
-    (["--config"], "--config: needs a value"),
-    (["--config", "--workdir=x"], "--config: needs a value"),
-    (["--config.seed"], "--config.seed: needs a value"),
-  ],
-)
-def test_bad_flags_are_one_clear_line(argv, line):
-  with pytest.raises(ConfigError) as error:
-    config.parse_args(argv)
-  assert str(error.value).startswith(line)
-
-
 def test_reading_a_config_needs_no_jax():
   code = f"import sys; from lm import config; config.load({FILE!r}); sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

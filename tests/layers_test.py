@@ -10,13 +10,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Package or module of lm -> its level. A file may import level 0 and lower levels, and its own package.
 LEVELS = {
-  "shapes": 0, "tree": 0, "metrics": 0, "config": 0, "device": 0, "plug": 0, "state": 0,
+  "shapes": 0, "tree": 0, "metrics": 0, "config": 0, "command": 0, "device": 0, "plug": 0, "state": 0,
   "models": 1, "data": 1, "sharding": 1, "optim": 1, "checkpoint": 1, "track": 1, "step": 1, "report": 1,
   "tasks": 2, "peft": 2, "infer": 2,
   "program": 3, "run": 3,
   "evals": 4, "record": 4,
   "build": 5, "evaluate": 5, "train": 5,
-  "main": 6, "sweep": 6,
+  "show": 6, "sweep": 6,
+  "main": 7,
 }  # fmt: skip
 # Packages that see only these parts of the levels below them, beside level 0.
 NARROW = {"tasks": ("data", "models.heads"), "peft": ("models",), "infer": ("models", "data")}
@@ -27,7 +28,7 @@ EXEMPT = {
   ("train", "evaluate"): "the loop evaluates",
 }
 # These load in data workers and in tools without an accelerator; what is in JAX imports jax.
-NO_JAX = ("config", "device", "plug", "shapes", "track", "report", "data")
+NO_JAX = ("config", "command", "device", "plug", "shapes", "track", "report", "data")
 JAX = ("jax", "jaxlib", "flax", "optax", "orbax")
 # What stands outside lm may import this and no other part of the repository.
 OUTSIDE = {

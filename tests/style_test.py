@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lm import plug
+
 ROOT = Path(__file__).parent.parent
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 6
 # (file, function): (lines, parameters, why) for what may be larger.
@@ -67,6 +69,17 @@ def test_every_file_keeps_the_rules():
   folders = ("lm", "tools", "configs", "experiments", "tests")
   files = [p for folder in folders for p in (ROOT / folder).rglob("*.py")]
   assert [line for p in files for line in violations(str(p.relative_to(ROOT)), p.read_text())] == []
+
+
+@pytest.mark.parametrize("kind", ["task", "peft", "data", "evaluator", "optimizer", "model"])
+def test_every_option_has_a_comment_that_says_what_it_means(kind):
+  bare = [
+    f"{name}.{option}"
+    for name in plug.names(kind)
+    for option in plug.fields(kind, name)
+    if not plug.comments(plug.find(kind, name)).get(option)
+  ]
+  assert not bare
 
 
 def test_no_other_file_names_a_machine():

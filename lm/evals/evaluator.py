@@ -16,8 +16,6 @@ from lm.shapes import Batch
 class Evaluator:
   """Base of all evaluators.
 
-  run: the run whose model is judged. split: which split of the stream. stream: its name; empty if there is only one.
-
   Calling it with the full parameter tree yields (name, value). A name without a slash becomes `eval/<evaluator>/<name>`;
   one with a slash is taken whole (`baseline/xz_bits_per_byte`).
   """
@@ -26,8 +24,8 @@ class Evaluator:
   headline: ClassVar[str] = ""
 
   run: Run
-  split: str = "validation"
-  stream: str = ""
+  split: str = "validation"  # which split of the stream
+  stream: str = ""  # its name; empty if there is only one
 
   def __post_init__(self):
     names = list(self.run.config.all_streams)

@@ -17,21 +17,21 @@ CHOICES = {
 class TransformerConfig:
   """One transformer. Sizes have no default: a preset states them all."""
 
-  num_layers: int
-  model_dim: int
-  num_heads: int
-  ffn_dim: int
-  max_len: int  # longest row; the table's length with learned positions
+  num_layers: int  # blocks, L
+  model_dim: int  # channels of the residual stream, D
+  num_heads: int  # query heads, H
+  ffn_dim: int  # hidden units of the feed-forward sublayer, F
+  max_len: int  # [tokens] longest row; the table's length with learned positions
   causal: bool  # position t sees only positions <= t: autoregressive tasks need it, masked ones refuse it
-  vocab_size: int = 0  # 0: that of the tokenizer
-  num_kv_heads: int = 0  # 0: num_heads; fewer is grouped-query attention
-  head_dim: int = 0  # 0: model_dim / num_heads
-  norm: str = "layernorm"
-  norm_position: str = "pre"  # before each sublayer with a final norm (GPT), or after its residual (BERT)
-  norm_eps: float = 1e-5
-  positions: str = "learned"
+  vocab_size: int = 0  # pieces, V; 0: that of the tokenizer
+  num_kv_heads: int = 0  # key and value heads, K; 0: num_heads; fewer is grouped-query attention
+  head_dim: int = 0  # channels per head, C; 0: model_dim / num_heads
+  norm: str = "layernorm"  # layernorm or rmsnorm
+  norm_position: str = "pre"  # pre: before each sublayer with a final norm (GPT); post: after its residual (BERT)
+  norm_eps: float = 1e-5  # added to the variance
+  positions: str = "learned"  # learned or rotary
   rope_base: float = 10_000.0  # wavelength base of rotary positions
-  activation: str = "gelu_tanh"
+  activation: str = "gelu_tanh"  # gelu, gelu_tanh, relu, relu_squared or silu
   gated: bool = False  # ffn of two inputs, one through the activation: silu -> SwiGLU, gelu -> GEGLU
   bias: bool = True  # biases of the linear layers and of layernorm
   qk_norm: bool = False  # RMS norm of queries and keys per head

@@ -18,14 +18,13 @@ from lm.shapes import kernel_dims
 class Lora(Peft):
   """Adapts the kernels of the modules whose path matches `targets`, and trains the heads beside.
 
-  rank: inner dim r. alpha: scale numerator. targets: regular expression on the module's path. adapter: the name under
-  which the leaves stand (`.../query/lora/<adapter>/a`), so that several adapters can share a base.
+  The leaves stand under the adapter's name (`.../query/lora/<adapter>/a`), so that several adapters can share a base.
   """
 
-  rank: int = 8
-  alpha: float = 16.0
-  targets: str = ".*attention/(query|value)"
-  adapter: str = "default"
+  rank: int = 8  # inner dim of the product, r
+  alpha: float = 16.0  # the product is scaled by alpha / rank
+  targets: str = ".*attention/(query|value)"  # regular expression on the paths of linear modules
+  adapter: str = "default"  # name of the leaves
 
   def __post_init__(self):
     if self.rank < 1:

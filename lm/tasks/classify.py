@@ -16,11 +16,11 @@ from lm.tasks.task import Task
 class Classify(Task):
   """Multi-class classification.
 
-  labels: the label set; empty takes that of the source's training split. `prepare({"text": "ab", "label": "json"})`
+  `prepare({"text": "ab", "label": "json"})`
   stores tokens [cls a b sep] and label [3] if "json" is label number 3. Text longer than a row is cut.
   """
 
-  labels: tuple[str, ...] = ()
+  labels: tuple[str, ...] = ()  # the label set; empty takes that of the source's training split
 
   packed = False
   prepare_fields = ("labels",)

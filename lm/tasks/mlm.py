@@ -16,14 +16,13 @@ from lm.tasks.task import Task
 class Mlm(Task):
   """Hides `mask_rate` of each document's tokens and predicts them.
 
-  Of the hidden positions `mask_share` show the mask token, `random_share` a random one and the rest the token itself.
   `prepare({"text": "abc"})` stores [cls a b c sep]; `corrupt` may give tokens [cls a mask c sep], masked_positions [2],
   labels [b], weights [1], all padded to the same number of predicted positions P.
   """
 
-  mask_rate: float = 0.15
-  mask_share: float = 0.8
-  random_share: float = 0.1
+  mask_rate: float = 0.15  # share of positions to predict
+  mask_share: float = 0.8  # of them, how many show the mask token
+  random_share: float = 0.1  # of them, how many show a random token; the rest show the token itself
 
   causal = False
   needs_mask = True

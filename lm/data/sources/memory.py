@@ -11,7 +11,7 @@ class Memory:
   """The same texts, with labels or without, in every split."""
 
   split: str = "train"
-  texts: tuple[str, ...] = ()
+  texts: tuple[str, ...] = ()  # one per example
   text_labels: tuple[str, ...] = ()  # one per text; the label set is their sorted set
 
   def __post_init__(self):

@@ -33,7 +33,7 @@ class Pydocs:
   """Documents as {"text"}; with label="module", docstrings only, as {"text", "label"} with their top-level module."""
 
   split: str = "train"
-  label: str = ""
+  label: str = ""  # 'module': docstrings only, labelled with their top-level module
 
   def __post_init__(self):
     if self.label not in ("", "module"):

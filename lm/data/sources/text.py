@@ -16,16 +16,16 @@ UNITS = ("line", "paragraph", "file")
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """UTF-8 text. path: file or glob of the training split; validation and test have files of their own.
+  """UTF-8 text; each split has files of its own. Blank documents are left out.
 
-  unit: what one document is; blank documents are left out. `Text(path="a.txt", unit="line")[0]` -> {"text": first line}.
+  `Text(path="a.txt", unit="line")[0]` -> {"text": first line}.
   """
 
   split: str = "train"
-  path: str = ""
-  validation: str = ""
-  test: str = ""
-  unit: str = "line"
+  path: str = ""  # file or glob of the training split
+  validation: str = ""  # file or glob of the validation split
+  test: str = ""  # file or glob of the test split
+  unit: str = "line"  # what one document is: line, paragraph or file
 
   def __post_init__(self):
     if self.unit not in UNITS:

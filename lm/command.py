@@ -1,0 +1,136 @@
+"""The command line of `python -m lm.main`: flags by mode, overrides, and the workdir that follows from them. No jax here."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from lm import config, plug
+from lm.config import Config, ConfigError, nearest
+
+USAGE = """usage: python -m lm.main --config=FILE[:ARGUMENT] [--workdir=DIR] [--config.SETTING=VALUE ...]
+       python -m lm.main --mode=show --config=FILE[:ARGUMENT] [--config.SETTING=VALUE ...]
+       python -m lm.main --mode=evaluate --workdir=DIR [--checkpoint=best|last|STEP]
+       python -m lm.main --mode=predict --workdir=DIR --input=ROWS --output=FILE [--checkpoint=best|last|STEP]
+       python -m lm.main --list[=configs|tasks|models|peft|sources|optimizers|evaluators]
+
+  --config          a file with get_config(argument), e.g. configs/tiny.py or configs/tiny.py:smoke
+  --config.a.b      overrides one setting, e.g. --config.optimizer.learning_rate=3e-4 --config.peft="lora(rank=16)"
+  --workdir         where the run lives; the same command continues it after any interruption.
+                    Unset: runs/<config>-<hash of overrides>-s<seed>, so that the same command finds the same run
+  --accept_changes  goes on in a workdir although a setting that decides its numbers has changed
+  --mode            train (the default), show (every setting, its meaning and where it was set), evaluate, predict
+  --checkpoint      which one to evaluate or to predict with: best, last (the default) or a step
+  --input           rows to predict: csv, tsv, jsonl, parquet, or txt with a text per line
+  --output          predictions as jsonl, a line per row in the order of the input; a killed run goes on where it stopped
+  --list            what there is of a kind, with its arguments
+"""
+
+# Flag -> the modes that read it. Elsewhere it would have no effect, which is an error.
+FLAGS = {
+  "mode": ("train", "show", "evaluate", "predict"),
+  "config": ("train", "show"),
+  "workdir": ("train", "evaluate", "predict"),
+  "accept_changes": ("train",),
+  "checkpoint": ("evaluate", "predict"),
+  "input": ("predict",),
+  "output": ("predict",),
+}
+NEEDED = {"train": ("config",), "show": ("config",), "evaluate": ("workdir",), "predict": ("workdir", "input", "output")}
+SWITCHES = ("--help", "-h", "--accept_changes", "--list")  # need no value
+KINDS = ("configs", "tasks", "models", "peft", "sources", "optimizers", "evaluators")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """What a command line asks for; mode is also "help" or "list"."""
+
+  mode: str = "train"
+  config: str = ""
+  workdir: str = ""
+  accept_changes: bool = False
+  checkpoint: str = "last"
+  input: str = ""
+  output: str = ""
+  kind: str = ""  # of --list; "" is all
+  overrides: tuple[tuple[str, str], ...] = ()
+
+
+def parse(argv: Sequence[str]) -> Command:
+  """The command of a command line, flags as --name=value or --name value.
+
+  Raises:
+    ConfigError: an unknown flag, one without value or without effect, or one that is missing.
+  """
+  given: dict[str, str] = {}
+  overrides: list[tuple[str, str]] = []
+  for flag, value in _pairs(argv):
+    if flag.startswith("--config."):
+      overrides.append((flag.removeprefix("--config."), value))
+    else:
+      given[flag.removeprefix("--")] = value
+  if "help" in given:
+    return Command("help")
+  if "list" in given:
+    if given["list"] not in ("", *KINDS):
+      raise ConfigError(f"--list={given['list']}: accepted are {', '.join(KINDS)}")
+    return Command("list", kind=given["list"])
+  mode = given.get("mode", "train")
+  if mode not in FLAGS["mode"]:
+    raise ConfigError(f"--mode={mode}: accepted are {', '.join(FLAGS['mode'])}")
+  unread = [flag for flag in given if mode not in FLAGS[flag]]
+  unread += [f"config.{name}" for name, _ in overrides if mode not in FLAGS["config"]]
+  if unread:
+    raise ConfigError(f"--{unread[0]}: has no effect with --mode={mode}")
+  missing = [flag for flag in NEEDED[mode] if not given.get(flag)]
+  if missing:
+    raise ConfigError(f"--{missing[0]}: missing; --mode={mode} needs it (see --help)")
+  accept = given.pop("accept_changes", None) is not None
+  return Command(**{**given, "mode": mode}, accept_changes=accept, overrides=tuple(overrides))
+
+
+def workdir(command: Command, cfg: Config) -> Path:
+  """The --workdir, or runs/<config stem>[-<argument>][-<hash of overrides>]-s<seed>.
+
+  Only overrides that decide the run's numbers count, since execution settings may change when it is resumed.
+  """
+  if command.workdir:
+    return Path(command.workdir)
+  file, _, argument = command.config.partition(":")
+  decides = lambda name: name != "seed" and config.is_identity(name)
+  settings = {name: plug.parse_text(value) for name, value in command.overrides if decides(name)}
+  digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode()).hexdigest()[:8]
+  parts = [Path(file).stem, re.sub(r"[^\w.=+-]+", "_", argument), digest if settings else "", f"s{cfg.seed}"]
+  return Path("runs", "-".join(part for part in parts if part))
+
+
+def next_commands(workdir: Path, heads: set[str]) -> list[str]:
+  """What to type after a run: evaluate, use, look. heads: those that the run's tasks read."""
+  lines = [f"python -m lm.main --mode=evaluate --workdir={workdir} --checkpoint=best"]
+  if "lm" in heads:
+    lines.append(f'python -m tools.generate --workdir={workdir} --prompt="..."')
+  if "classify" in heads:
+    lines.append(f"python -m lm.main --mode=predict --workdir={workdir} --input=rows.csv --output=predictions.jsonl")
+  return [*lines, f"python -m tools.report {workdir}", f"tensorboard --logdir {workdir}  # pip install tensorboard"]
+
+
+def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
+  """(--flag, value) of every argument; "" is the value of a switch."""
+  pairs: list[tuple[str, str]] = []
+  arguments = list(argv)
+  while arguments:
+    argument = arguments.pop(0)
+    flag, equals, value = argument.partition("=")
+    known = [*(f"--{name}" for name in FLAGS), *SWITCHES]
+    if flag not in known and not flag.startswith("--config."):
+      raise ConfigError(f"{argument}: unknown flag{nearest(flag, known)}")
+    if not equals and flag not in SWITCHES:
+      if not arguments or arguments[0].startswith("--"):
+        raise ConfigError(f"{flag}: needs a value, {flag}=...")
+      value = arguments.pop(0)
+    if flag in ("--help", "-h", "--accept_changes") and equals:
+      raise ConfigError(f"{argument}: {flag} takes no value")
+    pairs.append(("--help" if flag == "-h" else flag, value))
+  return pairs
