@@ -4,7 +4,13 @@
 
 # The newest Python that works (a version manager's stand-in may exist and fail), unless PYTHON=... says which.
 WORKS = -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)'
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do $$p $(WORKS) 2>/dev/null && echo $$p && break; done)
+ifndef PYTHON
+PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do $$p $(WORKS) 2>/dev/null && echo $$p && break; done)
+endif
+# cpu, tpu, cuda12 or cuda13: what jax is installed for; unset is what the machine has.
+ifndef ACCEL
+ACCEL := $(if $(PYTHON),$(shell $(PYTHON) lm/device.py || echo unknown))
+endif
 BIN = .venv/bin
 PY = $(BIN)/python
 
@@ -15,7 +21,7 @@ help:
 
 # One stamp per lock file: a second call installs nothing, a changed lock installs again.
 .venv/.python:
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; install one, or give PYTHON=/path/to/python3"; exit 2; }
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv; get one: sudo apt-get install python3.11-venv, or: uv python install 3.13, and give PYTHON=PATH"; exit 2; }
 	@$(PYTHON) $(WORKS) 2>/dev/null || { echo "error: PYTHON=$(PYTHON) is not a Python 3.11 or newer with venv"; exit 2; }
 	@echo "== $(PYTHON) -m venv .venv"
 	@$(PYTHON) -m venv .venv && $(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])' > $@
@@ -26,6 +32,13 @@ help:
 	  if test -f $$lock; then echo "== installing $$lock"; $(PIP) -r $$lock && $(PIP) --no-deps --no-build-isolation --editable .; \
 	  else echo "== no $$lock: installing from setup.cfg, a set that nobody has tested"; $(PIP) --editable .; fi && touch $@
 
+# jax for the accelerator, at the version of the lock. The tests run on the CPU and do not need it.
+.venv/.$(ACCEL): .venv/.base
+	@case "$(ACCEL)" in cpu) ;; \
+	  tpu|cuda12|cuda13) echo "== installing jax[$(ACCEL)]"; version=$$($(PY) -c 'import jax; print(jax.__version__)'); \
+	    $(PIP) "jax[$(ACCEL)]==$$version";; \
+	  *) echo "error: ACCEL=$(ACCEL): accepted are cpu, tpu, cuda12, cuda13"; exit 2;; esac && touch $@
+
 .venv/.dev: .venv/.base
 	@lock=locks/$$(cat .venv/.python)-dev.txt; \
 	  if test -f $$lock; then echo "== installing $$lock"; $(PIP) -r $$lock; \
@@ -33,7 +46,7 @@ help:
 
 MODULE = @echo '== python -m $(1)'; $(PY) -m $(1)
 
-run: .venv/.base ## the main job, from raw text to a fine-tuned model
+run: .venv/.$(ACCEL) ## the main job, from raw text to a fine-tuned model
 	$(call MODULE,tools.train_tokenizer)
 	$(call MODULE,lm.main --config=configs/tiny.py --workdir=runs/tiny)
 	$(call MODULE,lm.main --config=configs/tiny_mlm.py --workdir=runs/tiny_mlm)

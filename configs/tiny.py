@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
       task="causal",
       data="pydocs",
       model=dict(name="gpt2-tiny"),
-      optimizer=dict(name="muon", learning_rate=0.02, adam_learning_rate=4e-3, schedule="linear", weight_decay=0.05),
+      optimizer=dict(name="muon", learning_rate=0.012, adam_learning_rate=0.016, schedule="linear", weight_decay=0.05),
       scan_unroll=4,  # all layers: a step takes 0.87 of the time on two cores
       seq_len=256,
       batch_size=8,

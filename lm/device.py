@@ -5,6 +5,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,4 +67,7 @@ def _read(path: Path) -> str:
 
 
 if __name__ == "__main__":
-  print(find_accelerator())
+  try:
+    print(find_accelerator())
+  except ValueError as error:
+    sys.exit(f"error: {error}")

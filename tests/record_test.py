@@ -1,0 +1,120 @@
+"""What a workdir keeps, and when another run may go on in it: resumed, extended, branched, changed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lm import build, checkpoint, record, train
+from lm.config import ConfigError
+from tests.conftest import make_config, make_run
+
+CONSTANT = {"name": "adamw", "learning_rate": 3e-3, "schedule": "constant", "warmup_steps": 1}
+
+
+def losses(workdir):
+  return np.fromfile(workdir / "losses.f32", "<f4")
+
+
+def test_another_machine_is_said_in_one_line(tmp_path, capsys, monkeypatch):
+  run = make_run()
+  record.prepare(run, tmp_path, 0)
+  record.prepare(run, tmp_path, 3)
+  assert capsys.readouterr().err == ""
+  cores = record.num_cores()
+  monkeypatch.setattr(record, "num_cores", lambda: cores + 2)
+  manifest = record.prepare(run, tmp_path, 3)
+  assert capsys.readouterr().err == f"cores: {cores} -> {cores + 2}; losses will agree closely but not to the bit\n"
+  assert manifest["cores"] == cores + 2
+
+
+def test_an_execution_setting_may_change_and_is_kept(tmp_path):
+  record.prepare(make_run(), tmp_path, 0)
+  record.check(make_config(log_every=7), tmp_path)
+  record.prepare(make_run(log_every=7), tmp_path, 5)
+  manifest = json.loads((tmp_path / "manifest.json").read_text())
+  assert manifest["changes"] == [{"step": 5, "name": "log_every", "before": 1, "now": 7}]
+
+
+def test_another_identity_names_the_change_and_the_ways_out(tmp_path):
+  record.prepare(make_run(), tmp_path, 0)
+  with pytest.raises(ConfigError) as error:
+    record.check(make_config(seq_len=32, total_steps=20), tmp_path)
+  line = str(error.value)
+  assert "total_steps: 10 -> 20" in line and "seq_len: 64 -> 32" in line
+  assert "--config.init_from=" in line and "--accept_changes" in line and "\n" not in line
+  record.check(make_config(seq_len=32), tmp_path, accept_changes=True)
+
+
+def test_accepted_changes_go_on_from_the_checkpoint(tmp_path):
+  train.train(make_run(total_steps=4), tmp_path)
+  summary = train.train(make_run(total_steps=6, batch_size=4), tmp_path, accept_changes=True)
+  assert (summary["status"], summary["step"], len(losses(tmp_path))) == ("finished", 6, 6)
+  changes = json.loads((tmp_path / "manifest.json").read_text())["changes"]
+  assert {(change["step"], change["name"]) for change in changes} == {(4, "total_steps"), (4, "batch_size")}
+
+
+def test_more_steps_are_taken_where_the_schedule_so_far_is_the_same(tmp_path):
+  settings = {"optimizer": CONSTANT}
+  short, whole = tmp_path / "short", tmp_path / "whole"
+  train.train(make_run(total_steps=4, **settings), short)
+  extended = train.train(make_run(total_steps=8, **settings), short)
+  unbroken = train.train(make_run(total_steps=8, **settings), whole)
+  assert extended["params_sha256"] == unbroken["params_sha256"]
+  assert losses(short).tobytes() == losses(whole).tobytes()
+  with pytest.raises(ConfigError, match="total_steps: 8 -> 6"):
+    record.check_schedule(make_run(total_steps=6, **settings), whole, 8)
+
+
+def test_more_steps_are_refused_where_they_change_what_was(tmp_path):
+  train.train(make_run(total_steps=4), tmp_path)  # cosine to the end
+  before = losses(tmp_path).tobytes()
+  with pytest.raises(ConfigError, match="total_steps: 4 -> 8, which changes learning rates before step 4"):
+    train.train(make_run(total_steps=8), tmp_path)
+  assert losses(tmp_path).tobytes() == before
+
+
+def test_resume_from_branches_off_another_run(tmp_path):
+  trunk, branch, whole = tmp_path / "trunk", tmp_path / "branch", tmp_path / "whole"
+  settings = {"optimizer": CONSTANT}
+  train.train(make_run(total_steps=3, **settings), trunk)
+  before = {p.name: p.read_bytes() for p in trunk.iterdir() if p.is_file()}
+  branched = train.train(make_run(total_steps=6, resume_from=str(trunk), **settings), branch)
+  unbroken = train.train(make_run(total_steps=6, **settings), whole)
+  for name in ("loss_sha256", "params_sha256", "tokens"):
+    assert branched[name] == unbroken[name]
+  assert {p.name: p.read_bytes() for p in trunk.iterdir() if p.is_file()} == before
+  with pytest.raises(ConfigError, match="needs a checkpoint before config.total_steps=3; it has 2, 3"):
+    train.train(make_run(total_steps=3, resume_from=str(trunk), **settings), tmp_path / "late")
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
+  from lm import evaluate
+
+  values = iter([9.0, 3.0, 1.0, 5.0, 6.0, 7.0, 8.0])
+  monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: {"eval/validation/loss": next(values)})
+  settings = {"total_steps": 6, "eval_every": 1, "checkpoint_every": 1, "keep_checkpoints": 2}
+  train.train(make_run(**settings), tmp_path)
+  assert checkpoint.steps(tmp_path / "checkpoints") == [2, 5, 6]
+  assert checkpoint.read_best(tmp_path / "checkpoints") == {"step": 2, "metric": "eval/validation/loss", "value": 1.0}
+
+
+@pytest.mark.parametrize("metric", ["eval/test/loss", "loss", "eval/validation/f1"])
+def test_a_best_metric_that_is_not_measured_is_named(metric, tmp_path):
+  with pytest.raises(ConfigError, match=f"config.best_metric='{metric}'"):
+    train.train(make_run(best_metric=metric, total_steps=2), tmp_path)
+
+
+def test_a_resumed_run_counts_all_its_tokens_and_seconds(tmp_path):
+  calls = iter(range(100))
+  first = train.train(make_run(total_steps=6), tmp_path, stop=lambda: next(calls) >= 3)
+  second = train.train(make_run(total_steps=6), tmp_path)
+  assert 0 < first["tokens"] < second["tokens"]
+  batches = [make_run(total_steps=6).loader.batch(step)["inputs"]["segment_ids"] for step in range(6)]
+  assert second["tokens"] == sum(int((batch > 0).sum()) for batch in batches)
+  assert second["time"]["train"] > first["time"]["train"] > 0
+
+
+def test_parameters_are_those_of_the_newest_checkpoint(tmp_path):
+  train.train(make_run(total_steps=2), tmp_path)
+  assert build.load_params(tmp_path)[0] == 2
