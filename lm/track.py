@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,9 +94,10 @@ class Losses:
   def __exit__(self, *exception: object) -> None:
     self._file.close()
 
-  def append(self, values: Sequence[Any] | np.ndarray) -> None:
-    """Adds the losses of the next steps."""
-    self._file.write(np.asarray(values, "<f4").tobytes())
+  def write(self, step: int, loss: np.float32) -> None:
+    """The loss of a step, counted from 0; a step written twice stands once."""
+    self._file.seek(4 * step)
+    self._file.write(np.asarray(loss, "<f4").tobytes())
 
   def flush(self) -> None:
     """Returns when everything is on disk."""

@@ -54,34 +54,33 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
     Tracker(workdir, total_steps=run.total_steps, resume_step=step) as tracker,
   ):
     losses.truncate(step)
-    loop = _Loop(run, evaluators, clock, tracker, losses, checkpoints)
+    loop = _Loop(run, evaluators, clock, tracker, losses, checkpoints, state, step)
     loop.resume(origin.progress)
     tracker.say(_describe(run, manifest, origin))
     with clock("compile"):
       run.program.compile(run.loader.shapes(), evaluate.eval_shapes(evaluators))
-    if step == 0:
-      loop.evaluate(0, state)
     eval_every = config.steps(cfg.eval_every, "config.eval_every", total_steps=run.total_steps)
     save_every = config.steps(cfg.checkpoint_every, "config.checkpoint_every", total_steps=run.total_steps)
-    status = "finished"
-    for batch in loop.batches(step):
-      if stop():
-        status = "interrupted"
-        break
-      state = loop.step(step, state, batch)
-      step += 1
-      if step % save_every == 0 or step == run.total_steps:
-        loop.save(step, state)
-      if step % eval_every == 0 and step < run.total_steps:
-        loop.evaluate(step, state)
-    if status == "interrupted":
-      loop.save(step, state)
-      tracker.say(f"interrupted: saved step {step} of {run.total_steps}; the same command continues from there")
-    else:
-      loop.evaluate(step, state)
+    try:
+      if step == 0:
+        loop.evaluate()
+      for batch in loop.batches():
+        if stop():
+          raise KeyboardInterrupt
+        loop.step(batch)
+        if loop.number % save_every == 0 or loop.number == run.total_steps:
+          loop.save()
+        if loop.number % eval_every == 0 and loop.number < run.total_steps:
+          loop.evaluate()
+      loop.evaluate()
+      status = "finished"
+    except KeyboardInterrupt:  # asked to stop, or a notebook's stop button
+      status = "interrupted"
+      loop.save()
+      tracker.say(f"interrupted: saved step {loop.number} of {run.total_steps}; the same command continues from there")
     with clock("checkpoint"):
       checkpoints.wait()
-    summary = loop.summarise(status, step, state, record.History(workdir))
+    summary = loop.summarise(status, record.History(workdir))
     record.write_json(workdir / "summary.json", summary)
   return summary
 
@@ -150,11 +149,13 @@ class _Loop:
   tracker: Tracker
   losses: Losses
   checkpoints: Checkpoints
+  state: TrainState
+  number: int  # steps taken
 
   def __post_init__(self):
     self.rng = self.run.noise_rng
     self.best_metric = evaluate.best_metric(self.run.config.best_metric, self.evaluators)
-    self.pending: tuple[int, dict[str, Any], int] | None = None
+    self.pending: list[tuple[int, dict[str, Any], int]] = []  # steps whose metrics were not read yet
     self.tokens = 0
     self.window = (time.perf_counter(), 0, 0.0)  # since the last progress line: time, tokens, data wait
 
@@ -165,82 +166,78 @@ class _Loop:
       self.clock.seconds[name] = self.clock.seconds.get(name, 0.0) + seconds
     self.window = (time.perf_counter(), self.tokens, self.clock.seconds.get("data wait", 0.0))
 
-  def batches(self, start: int) -> Iterator[Batch]:
-    """The placed batches of steps start to total_steps - 1, each made in a thread while the step before it runs."""
-
-    def make(step: int) -> Batch:
-      return self.run.loader.batch(step)
-
+  def batches(self) -> Iterator[Batch]:
+    """The batches of the steps to take, each made in a thread while the step before it runs."""
+    first, total = self.number, self.run.total_steps
     with ThreadPoolExecutor(1) as pool:
-      waiting = pool.submit(make, start)
-      for step in range(start, self.run.total_steps):
+      waiting = pool.submit(self.run.loader.batch, first)
+      for step in range(first, total):
         with self.clock("data wait"):
           batch = waiting.result()
-        if step + 1 < self.run.total_steps:
-          waiting = pool.submit(make, step + 1)
+        if step + 1 < total:
+          waiting = pool.submit(self.run.loader.batch, step + 1)
         yield batch
 
-  def step(self, step: int, state: TrainState, batch: Batch) -> TrainState:
+  def step(self, batch: Batch) -> None:
     """Dispatches one step, then reads the metrics of the step before."""
     with self.clock("train"):
       placed = sharding.place(batch, self.run.mesh)
-      state, result = self.run.program.train(state, placed, self.rng)
-      self.flush()
-      self.pending = (step, result, int(np.count_nonzero(batch[INPUTS]["segment_ids"])))
-    return state
+      self.state, result = self.run.program.train(self.state, placed, self.rng)
+      self.pending.append((self.number, result, int(np.count_nonzero(batch[INPUTS]["segment_ids"]))))
+      self.number += 1
+      self.flush(keep=1)
 
-  def flush(self) -> None:
-    """Waits for the pending step's metrics and records them."""
-    if self.pending is None:
-      return
-    step, result, num_tokens = self.pending
-    self.pending = None
-    values = jax.device_get(result)
-    loss = np.float32(values["loss"])
-    scale = values["loss_scale"].get("scale", 0.0)  # float16 skips a step that overflows, and tries a smaller scale
-    if not np.isfinite(loss) and scale < MIN_LOSS_SCALE:
-      raise FloatingPointError(f"step {step + 1}: loss is {loss}; the last checkpoint is from before that")
-    self.losses.append([loss])
-    self.tokens += num_tokens
-    done = step + 1
-    if done % self.run.config.log_every == 0 or done == self.run.total_steps:
-      self._log(done, float(loss), values)
+  def flush(self, keep: int = 0) -> None:
+    """Waits for the metrics of all pending steps but the last `keep`, and records them; harmless if interrupted."""
+    while len(self.pending) > keep:
+      step, result, num_tokens = self.pending[0]
+      values = jax.device_get(result)
+      loss = np.float32(values["loss"])
+      scale = values["loss_scale"].get("scale", 0.0)  # float16 skips a step that overflows, and tries a smaller scale
+      if not np.isfinite(loss) and scale < MIN_LOSS_SCALE:
+        raise FloatingPointError(f"step {step + 1}: loss is {loss}; the last checkpoint is from before that")
+      self.losses.write(step, loss)
+      self.pending.pop(0)
+      self.tokens += num_tokens
+      if (step + 1) % self.run.config.log_every == 0 or step + 1 == self.run.total_steps:
+        self._log(step + 1, float(loss), values)
 
-  def evaluate(self, step: int, state: TrainState) -> None:
+  def evaluate(self) -> None:
     """Runs the evaluators, writes what they find, and keeps the checkpoint if none was better.
 
     The test split is looked at before the first step and after the last only.
     """
-    first, last = step == 0, step == self.run.total_steps
+    step, first, last = self.number, self.number == 0, self.number == self.run.total_steps
     with self.clock("train"):
       self.flush()
     with self.clock("eval"):
-      found = evaluate.evaluate(self.evaluators, tree.merge(state.params, state.frozen), periodic_only=not (first or last))
+      params = tree.merge(self.state.params, self.state.frozen)
+      found = evaluate.evaluate(self.evaluators, params, periodic_only=not (first or last))
     self.tracker.write(step, found)
     shown = [f"{name.removeprefix('eval/')} {value:.4g}" for name, value in found.items() if first or name.startswith("eval/")]
     self.tracker.say(f"step {step}: " + ", ".join(shown))
     if self.best_metric and not first:
-      self._keep_best(step, state, found)
+      self._keep_best(found)
     self.window = (time.perf_counter(), self.tokens, self.clock.seconds.get("data wait", 0.0))
 
-  def _keep_best(self, step: int, state: TrainState, found: dict[str, float]) -> None:
+  def _keep_best(self, found: dict[str, float]) -> None:
     name, best = self.best_metric, self.checkpoints.best
     if name not in found:
       raise ConfigError(f"config.best_metric={name!r}: not among {', '.join(n for n in found if n.startswith('eval/'))}")
     if best is None or best["metric"] != name or metrics.is_better(name, found[name], best["value"]):
-      self.save(step, state)
-      self.checkpoints.mark_best(step, name, found[name])
+      self.save()
+      self.checkpoints.mark_best(self.number, name, found[name])
 
-  def save(self, step: int, state: TrainState) -> None:
+  def save(self) -> None:
     """Saves a checkpoint once the losses up to it are on disk."""
     with self.clock("train"):
       self.flush()
     with self.clock("checkpoint"):
       self.losses.flush()
       progress = {"tokens": self.tokens, "seconds": dict(self.clock.seconds)}
-      self.checkpoints.save(step, state, self.run.saves_frozen, progress)
+      self.checkpoints.save(self.number, self.state, self.run.saves_frozen, progress)
 
-  def summarise(self, status: str, step: int, state: TrainState, history: record.History) -> dict[str, Any]:
+  def summarise(self, status: str, history: record.History) -> dict[str, Any]:
     """The contents of summary.json."""
     last, best = history.summary()
     seconds = self.clock.seconds
@@ -248,7 +245,7 @@ class _Loop:
     self.losses.flush()
     return {
       "status": status,
-      "step": step,
+      "step": self.number,
       "metrics": last,
       "best": best,
       "params": self.run.program.num_params,
@@ -257,7 +254,7 @@ class _Loop:
       "peak_memory_bytes": _peak_memory(),
       "time": {name: round(seconds.get(name, 0.0), 3) for name in names},
       "loss_sha256": self.losses.sha256(),
-      "params_sha256": tree.sha256(tree.merge(state.params, state.frozen)),
+      "params_sha256": tree.sha256(tree.merge(self.state.params, self.state.frozen)),
     }
 
   def _log(self, done: int, loss: float, values: dict[str, Any]) -> None:

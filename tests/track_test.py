@@ -86,18 +86,20 @@ def test_an_interrupted_rewrite_of_metrics_loses_nothing(tmp_path, monkeypatch):
 def test_losses_are_exact_and_truncated(tmp_path):
   values = np.random.default_rng(0).normal(size=7).astype(np.float32)
   with Losses(tmp_path / "losses.f32") as losses:
-    losses.append(values[:4])
-    losses.append(values[4:])
+    for step in (0, 1, 2, 3, 3, 4, 5, 6):  # one of them again, as after an interruption
+      losses.write(step, values[step])
     before = losses.sha256()
     losses.truncate(5)
     assert losses.read().tobytes() == values[:5].tobytes()
-    losses.append(values[5:])
+    for step in (5, 6):
+      losses.write(step, values[step])
     assert losses.sha256() == before
 
 
 def test_losses_that_lack_steps_of_the_checkpoint_are_an_error_and_stay_as_they_are(tmp_path):
   with Losses(tmp_path / "losses.f32") as losses:
-    losses.append([1.0, 2.0])
+    losses.write(0, np.float32(1.0))
+    losses.write(1, np.float32(2.0))
     with pytest.raises(ValueError, match=r"holds the losses of 2 steps.*step 5"):
       losses.truncate(5)
     assert losses.read().tolist() == [1.0, 2.0]

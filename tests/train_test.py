@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -39,6 +40,24 @@ def test_interrupted_and_resumed_is_bit_identical(seed, tmp_path):
   for name in ("loss_sha256", "params_sha256"):
     assert resumed[name] == unbroken[name]
   assert json.loads((whole / "manifest.json").read_text())["accumulation"] == 4
+
+
+def test_a_stop_button_in_the_middle_of_a_step_saves_and_loses_nothing(tmp_path, monkeypatch):
+  unbroken = train.train(make_run(total_steps=6), tmp_path / "whole")
+  calls, device_get = iter(range(1000)), jax.device_get
+
+  def pressed(value):
+    if next(calls) == 12:  # while the metrics of a step are read; evaluations come before
+      raise KeyboardInterrupt
+    return device_get(value)
+
+  monkeypatch.setattr(jax, "device_get", pressed)
+  stopped = train.train(make_run(total_steps=6, eval_every=6), tmp_path / "parts")
+  monkeypatch.undo()
+  assert stopped["status"] == "interrupted" and 0 < stopped["step"] < 6
+  assert len(losses(tmp_path / "parts")) == stopped["step"]
+  resumed = train.train(make_run(total_steps=6, eval_every=6), tmp_path / "parts")
+  assert (resumed["loss_sha256"], resumed["params_sha256"]) == (unbroken["loss_sha256"], unbroken["params_sha256"])
 
 
 def test_a_finished_run_says_so_and_changes_nothing(tmp_path, capsys):
