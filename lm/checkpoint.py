@@ -3,12 +3,14 @@
 The only file that imports Orbax. Its v1 API is where Orbax goes; v1 reads files of v0.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from lm import tree
 from lm.config import ConfigError
 from lm.state import TrainState
 
@@ -68,25 +70,73 @@ class Checkpoints:
     return TrainState(rest["step"], saved["params"], frozen, rest["opt_state"], rest["peft_state"])
 
 
-def load_params(directory: Path) -> tuple[int, dict[str, Any]]:
-  """Step and parameter tree (host arrays; frozen leaves too where they were saved) of the newest checkpoint in a workdir.
+def choose(directory: Path, which: str | int = "last") -> int:
+  """The step of the checkpoint in a folder that is "last", "best" by the run's own record, or of that number.
+
+  Raises:
+    ConfigError: there is no such checkpoint; it lists the steps that exist.
+  """
+  found = steps(directory)
+  if not found:
+    raise ConfigError(f"{directory}: there is no checkpoint")
+  exist = f"{directory} has the steps {', '.join(map(str, found))}"
+  if which == "last":
+    return found[-1]
+  best = read_best(directory)
+  if which == "best" and best is None:
+    raise ConfigError(f"checkpoint='best': the run recorded none; {exist}")
+  chosen = str(best["step"] if which == "best" and best else which)
+  if not chosen.isdecimal():
+    raise ConfigError(f"checkpoint={which!r}: accepted are 'last', 'best' or the number of a step; {exist}")
+  if int(chosen) not in found:
+    raise ConfigError(f"checkpoint={which!r}: there is no such step; {exist}")
+  return int(chosen)
+
+
+def steps(directory: Path) -> list[int]:
+  """The steps of the checkpoints in a folder, rising."""
+  return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+
+
+def read_best(directory: Path) -> dict[str, Any] | None:
+  """The best checkpoint's step, metric and value; None if there is none, or its save never ended."""
+  path = directory / "best.json"
+  best = json.loads(path.read_text()) if path.is_file() else None
+  return best if best and best["step"] in steps(directory) else None
+
+
+def check_format(workdir: Path) -> None:
+  """Raises ConfigError if a run in this folder was written by a later version of this code than it can read."""
+  path = workdir / "manifest.json"
+  found = json.loads(path.read_text())["format"] if path.is_file() else FORMAT
+  if found > FORMAT:
+    raise ConfigError(f"{workdir}: has format {found}, this version of lm reads formats up to {FORMAT}; install a later lm")
+
+
+def load_params(directory: Path, which: str | int = "last") -> tuple[int, dict[str, Any]]:
+  """Step and parameter tree (host arrays; frozen leaves too where they were saved) of one checkpoint of a folder.
+
+  which: as `choose` takes it.
 
   Raises:
     ConfigError: there is none, or it cannot be read.
   """
   from orbax.checkpoint import v1 as ocp
 
-  steps = sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
-  if not steps:
-    raise ConfigError(f"config.init_from: no checkpoint in {directory}")
-  path = directory / str(steps[-1])
+  step = choose(directory, which)
+  path = directory / str(step)
+  # The optimizer's state beside the frozen leaves is not read.
+  options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
   try:
     metadata = ocp.checkpointables_metadata(str(path.absolute())).metadata
+    frozen = metadata["rest"].get("frozen") or {}
+    wanted = {"params": metadata["params"]} | ({"rest": {"frozen": frozen}} if frozen else {})
     to_host = lambda leaf: np.zeros(leaf.shape, leaf.dtype)
-    saved = ocp.load_checkpointables(str(path.absolute()), {"params": jax.tree.map(to_host, metadata["params"])})
+    with ocp.Context(pytree_options=options):
+      saved = ocp.load_checkpointables(str(path.absolute()), jax.tree.map(to_host, wanted))
   except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
     raise unreadable(path, error) from error
-  return steps[-1], saved["params"]
+  return step, tree.merge(saved["params"], saved["rest"]["frozen"] if frozen else {})
 
 
 def unreadable(path: Path, error: BaseException) -> ConfigError:

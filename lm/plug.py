@@ -22,7 +22,7 @@ PACKAGES = {
 }
 PRESETS = "lm.models.presets"
 # Files beside the plug-ins that hold their contract or serve them.
-NOT_PLUGINS = {"__init__", "task", "objective", "cross_entropy", "peft", "evaluator", "source"}
+NOT_PLUGINS = {"__init__", "task", "objective", "cross_entropy", "readout", "peft", "evaluator", "source"}
 WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}
 
 

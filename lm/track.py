@@ -15,6 +15,13 @@ from typing import IO, Any
 import numpy as np
 
 
+def write_json(path: Path, value: Any) -> None:
+  """Writes whole or not at all."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(value, indent=2) + "\n")
+  temporary.replace(path)
+
+
 class Tracker:
   """Writes scalars to metrics.jsonl (the source of truth) and TensorBoard, and keeps one console line up to date.
 

@@ -16,7 +16,8 @@ LEVELS = {
   "program": 3, "run": 3,
   "evals": 4,
   "build": 5, "evaluate": 5, "train": 5,
-  "main": 6, "sweep": 6,
+  "predictor": 6, "predict": 6,
+  "main": 7, "sweep": 7,
 }  # fmt: skip
 # Packages that see only these parts of the levels below them, beside level 0.
 NARROW = {"tasks": ("data", "models.heads"), "peft": ("models",), "infer": ("models", "data")}
@@ -25,6 +26,8 @@ EXEMPT = {
   ("tasks", "models.model"): "an objective's loss calls the model through `Forward`, whose type is there",
   ("run", "program"): "a run holds its compiled program",
   ("train", "evaluate"): "the loop evaluates",
+  ("predict", "predictor"): "the rows of a file are predicted by a Predictor",
+  ("__init__", "predictor"): "lm.load, imported when it is asked for and not before",
 }
 # These load in data workers and in tools without an accelerator; what is in JAX imports jax.
 NO_JAX = ("config", "plug", "shapes", "track", "report", "data")
