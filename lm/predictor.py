@@ -237,7 +237,9 @@ def _rows(texts: Iterable[Example], pair: bool = False) -> list[Mapping[str, Any
     if not pair and "text_pair" in row:
       raise ConfigError(f"texts[{i}]: is a pair of texts, expected one text")
     if not all(isinstance(row.get(name), str) for name in wanted):
-      raise ConfigError(f"texts[{i}]: expected texts in {' and '.join(wanted)}; the row has {', '.join(map(str, row)) or 'none'}")
+      raise ConfigError(
+        f"texts[{i}]: expected texts in {' and '.join(wanted)}; the row has {', '.join(map(str, row)) or 'none'}"
+      )
     rows.append({name: value for name, value in row.items() if name != "label"})
   return rows
 
