@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from lm import checkpoint, plug, tree
 from lm.config import ConfigError, Plug
@@ -75,7 +74,8 @@ def _load_params(run: Run, workdir: Path, step: int) -> dict[str, Any]:
   abstract = run.program.abstract_sharded
   below = {} if run.saves_frozen else run.init_state().frozen
   params, wanted = tree.flatten(tree.merge(saved, below)), tree.flatten(tree.merge(abstract.params, abstract.frozen))
-  bad = [name for name in params.keys() | wanted.keys() if np.shape(params.get(name)) != np.shape(wanted.get(name))]
+  shapes = lambda flat: {(name, leaf.shape) for name, leaf in flat.items()}
+  bad = sorted({name for name, _ in shapes(params) ^ shapes(wanted)})
   if bad:
-    raise ConfigError(f"{workdir}: step {step} lacks or has other parameters than the run: {', '.join(sorted(bad))}")
+    raise ConfigError(f"{workdir}: step {step} lacks or has other parameters than the run: {', '.join(bad)}")
   return tree.unflatten({name: jax.device_put(value, wanted[name].sharding) for name, value in params.items()})
