@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from lm import checkpoint, config, device, plug, record, sharding, tree
-from lm.config import Config, ConfigError, Plug, Stream
+from lm.config import Config, ConfigError, Plug, Stream, parse_plug
 from lm.data import store
 from lm.data import tokenizer as tokenizers
 from lm.data.loader import Loader, StreamData
@@ -82,39 +82,59 @@ def make_run(cfg: Config, devices: list[jax.Device] | None = None) -> Run:
   )
 
 
-def load_params(workdir: Path) -> tuple[int, dict[str, Any]]:
-  """Step and full plain parameters (PEFT leaves merged) of a workdir's newest checkpoint, as host arrays by name."""
+def load_run(workdir: Path, devices: list[jax.Device] | None = None) -> Run:
+  """The run that a workdir belongs to, with the tokenizer that is kept there. devices: as `make_run` takes them."""
   cfg = record.load_config(workdir)
-  step, saved = checkpoint.load_params(workdir / "checkpoints")
+  return make_run(dataclasses.replace(cfg, tokenizer=_tokenizer_path(workdir)), devices)
+
+
+def load_params(workdir: Path, which: str | int = "last") -> tuple[int, dict[str, Any]]:
+  """Step and full plain parameters (PEFT leaves merged) of a workdir's checkpoint, as host arrays by name.
+
+  which: "last", "best" or a step, of this workdir. What a PEFT run did not save is that of the base at the step where
+  the run started from it.
+  """
+  cfg = record.load_config(workdir)
+  step, saved = checkpoint.load_params(workdir / "checkpoints", which)
   flat = tree.flatten(saved)
   if cfg.init_from and cfg.peft != Plug("full"):
-    _, below = load_params(Path(cfg.init_from))
+    _, below = load_params(Path(cfg.init_from), record.read_manifest(workdir)["base"]["step"])
     flat = below | flat
   merged = plug.make("peft", cfg.peft).merge(tree.unflatten(flat))
   return step, {name: np.asarray(value) for name, value in tree.flatten(merged).items()}
 
 
-def load_model(workdir: Path) -> tuple[Model, dict[str, Any], Tokenizer]:
-  """Model (with the heads that were trained), parameter tree and tokenizer of a workdir, for inference."""
+def load_model(workdir: Path, which: str | int = "last") -> tuple[Model, dict[str, Any], Tokenizer]:
+  """Model (with the heads that were trained), parameter tree and tokenizer of a workdir, for inference.
+
+  which: the checkpoint, as `load_params` takes it.
+  """
   cfg = record.load_config(workdir)
-  _, flat = load_params(workdir)
-  tok = tokenizers.load(_tokenizer_path(workdir, cfg))
-  architecture = _architecture_of(cfg, tok)
-  heads = []
-  for stream in cfg.all_streams.values():
-    task: Task = plug.make("task", stream.task)
-    heads.append((task.head, task.head_spec))
+  _, flat = load_params(workdir, which)
+  tok = load_tokenizer(workdir)
+  heads = {(task.head, task.head_spec) for task in load_tasks(workdir).values()}
   dtype = device.compute_dtype(cfg.dtype, jax.devices()[0])
-  return Model(architecture, tuple(sorted(set(heads))), dtype), tree.unflatten(flat), tok
+  return Model(_architecture_of(cfg, tok), tuple(sorted(heads)), dtype), tree.unflatten(flat), tok
+
+
+def load_tokenizer(workdir: Path) -> Tokenizer:
+  """The copy in the workdir, so that it stays whole when the original moves."""
+  return tokenizers.load(_tokenizer_path(workdir))
+
+
+def load_tasks(workdir: Path) -> dict[str, Task]:
+  """Tasks by stream, with what the run took from its data (a label set), so that the data is not needed again."""
+  streams, resolved = record.load_config(workdir).all_streams, record.read_manifest(workdir)["tasks"]
+  plugs = {key: parse_plug(f"{workdir}: task", {"name": streams[key].task.name, **resolved[key]}) for key in resolved}
+  return {key: plug.make("task", value) for key, value in plugs.items()}
 
 
 def _base_config(cfg: Config) -> Config | None:
   return record.load_config(Path(cfg.init_from)) if cfg.init_from else None
 
 
-def _tokenizer_path(workdir: Path, cfg: Config) -> str:
-  """The copy in the workdir, so that it stays whole when the original moves."""
-  return cfg.tokenizer if cfg.tokenizer == "bytes" else str(workdir / "tokenizer.model")
+def _tokenizer_path(workdir: Path) -> str:
+  return "bytes" if record.read_manifest(workdir)["tokenizer"] == "bytes" else str(workdir / "tokenizer.model")
 
 
 def _make_tokenizer(cfg: Config, base_cfg: Config | None) -> Tokenizer:
@@ -122,7 +142,7 @@ def _make_tokenizer(cfg: Config, base_cfg: Config | None) -> Tokenizer:
     raise ConfigError("config.tokenizer: not set; accepted are a SentencePiece .model file or 'bytes'")
   if base_cfg is None:
     return tokenizers.load(cfg.tokenizer)
-  inherited = tokenizers.load(_tokenizer_path(Path(cfg.init_from), base_cfg))
+  inherited = load_tokenizer(Path(cfg.init_from))
   if cfg.tokenizer and tokenizers.load(cfg.tokenizer).fingerprint() != inherited.fingerprint():
     raise ConfigError(f"config.tokenizer={cfg.tokenizer!r}: not the one that {cfg.init_from} was trained with; leave it unset")
   return inherited
@@ -160,14 +180,14 @@ def _make_architecture(cfg: Config, base_cfg: Config | None, tok: Tokenizer) -> 
 def _make_task(name: str, stream: Stream, source: Any, architecture: TransformerConfig, tok: Tokenizer) -> Task:
   """The stream's task; a task with an empty label set gets that of the training split."""
   task: Task = plug.make("task", stream.task)
-  if getattr(task, "labels", None) == ():
+  if hasattr(task, "labels"):
     labels = getattr(source(name, "train"), "labels", ())
     if len(labels) < 2:
       raise ConfigError(
         f"stream {name!r}: task {stream.task.name!r} needs labelled examples of 2 classes or more;"
         f" data {stream.data.name!r} as configured has {len(labels)}"
       )
-    task = dataclasses.replace(task, labels=tuple(labels))
+    task = dataclasses.replace(task, labels=task.labels or tuple(labels))
   if task.needs_mask and tok.mask_id is None:
     raise ConfigError(f"stream {name!r}: task {stream.task.name!r} needs a tokenizer with a mask token; this one has none")
   if task.causal is not None and task.causal != architecture.causal:

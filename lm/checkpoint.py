@@ -3,14 +3,15 @@
 The only file that imports Orbax. Its v1 API is where Orbax goes; v1 reads files of v0.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from lm import tree
 from lm.config import ConfigError
+from lm.files import read_json, write_json
 from lm.state import TrainState
 
 FORMAT = 1  # of the saved tree; raised when a name or a meaning changes
@@ -56,10 +57,7 @@ class Checkpoints:
   def mark_best(self, step: int, metric: str, value: float) -> None:
     """Keeps the checkpoint of a step, which was saved, beside the newest ones, in the place of the best one so far."""
     self.best = {"step": step, "metric": metric, "value": value}
-    path = self._directory / BEST
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(self.best) + "\n")
-    temporary.replace(path)
+    write_json(self._directory / BEST, self.best)
 
   def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
     """Orbax's question: which of these, oldest first, to keep."""
@@ -89,26 +87,65 @@ def read_progress(path: Path) -> dict[str, Any]:
   return dict(_metadata(path).custom_metadata or {})
 
 
-def load_params(directory: Path) -> tuple[int, dict[str, Any]]:
-  """Step and parameter tree (host arrays; frozen leaves too where they were saved) of the newest checkpoint in a workdir.
+def choose(directory: Path, which: str | int = "last") -> int:
+  """The step of the checkpoint in a folder that is "last", "best" by the run's own record, or of that number.
+
+  Raises:
+    ConfigError: there is no such checkpoint; it lists the steps that exist.
+  """
+  found = steps(directory)
+  if not found:
+    raise ConfigError(f"{directory}: there is no checkpoint")
+  exist = f"{directory} has the steps {', '.join(map(str, found))}"
+  if which == "last":
+    return found[-1]
+  best = read_best(directory)
+  if which == "best" and best is None:
+    raise ConfigError(f"checkpoint='best': the run recorded none; {exist}")
+  chosen = str(best["step"] if which == "best" and best else which)
+  if not chosen.isdecimal():
+    raise ConfigError(f"checkpoint={which!r}: accepted are 'last', 'best' or the number of a step; {exist}")
+  if int(chosen) not in found:
+    raise ConfigError(f"checkpoint={which!r}: there is no such step; {exist}")
+  return int(chosen)
+
+
+def steps(directory: Path) -> list[int]:
+  """The steps of the checkpoints in a folder, rising."""
+  return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+
+
+def read_best(directory: Path) -> dict[str, Any] | None:
+  """The best checkpoint's step, metric and value; None if there is none, or its save never ended."""
+  best = read_json(directory / BEST)
+  return best if best and best["step"] in steps(directory) else None
+
+
+def load_params(directory: Path, which: str | int = "last") -> tuple[int, dict[str, Any]]:
+  """Step and parameter tree (host arrays; frozen leaves too where they were saved) of one checkpoint of a folder.
+
+  which: as `choose` takes it.
 
   Raises:
     ConfigError: there is none, or it cannot be read.
   """
-  found = steps(directory)
-  if not found:
-    raise ConfigError(f"config.init_from: no checkpoint in {directory}")
-  path = directory / str(found[-1])
-  to_host = lambda leaf: np.zeros(leaf.shape, leaf.dtype)
-  saved = _load(path, {"params": jax.tree.map(to_host, _metadata(path).metadata["params"])})
-  return found[-1], saved["params"]
+  step = choose(directory, which)
+  path = directory / str(step)
+  metadata = _metadata(path).metadata
+  frozen = metadata["rest"].get("frozen") or {}
+  wanted = {"params": metadata["params"]} | ({"rest": {"frozen": frozen}} if frozen else {})
+  saved = _load(path, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), wanted), partial=True)
+  return step, tree.merge(saved["params"], saved["rest"]["frozen"] if frozen else {})
 
 
-def _load(path: Path, abstract: dict[str, Any]) -> dict[str, Any]:
+def _load(path: Path, abstract: dict[str, Any], partial: bool = False) -> dict[str, Any]:
+  """partial: leaves that `abstract` lacks are not read."""
   from orbax.checkpoint import v1 as ocp
 
+  options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=partial))
   try:
-    return ocp.load_checkpointables(str(path.absolute()), abstract)
+    with ocp.Context(pytree_options=options):
+      return ocp.load_checkpointables(str(path.absolute()), abstract)
   except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
     raise unreadable(path, error) from error
 
@@ -120,18 +157,6 @@ def _metadata(path: Path) -> Any:
     return ocp.checkpointables_metadata(str(path.absolute()))
   except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
     raise unreadable(path, error) from error
-
-
-def steps(directory: Path) -> list[int]:
-  """The steps of the checkpoints in a folder, rising."""
-  return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
-
-
-def read_best(directory: Path) -> dict[str, Any] | None:
-  """The best checkpoint's step, metric and value; None if there is none, or its save never ended."""
-  path = directory / BEST
-  best = json.loads(path.read_text()) if path.is_file() else None
-  return best if best and best["step"] in steps(directory) else None
 
 
 def unreadable(path: Path, error: BaseException) -> ConfigError:

@@ -1,8 +1,14 @@
 """Runs a run's evaluators: names them, compiles what they need, collects what they yield."""
 
-from lm import plug
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lm import checkpoint, plug, record, tree
 from lm.config import ConfigError, Plug
 from lm.evals.evaluator import Evaluator
+from lm.files import write_json
 from lm.run import Run
 from lm.shapes import Batch
 
@@ -47,3 +53,41 @@ def evaluate(evaluators: dict[str, Evaluator], params: dict, periodic_only: bool
     for metric, value in evaluator(params):
       found[metric if "/" in metric else f"eval/{name}/{metric}"] = float(value)
   return found
+
+
+def evaluate_workdir(run: Run, workdir: Path, which: str | int = "last") -> dict[str, Any]:
+  """Runs all evaluators, those of the test split too, on a checkpoint; returns what it writes to evaluations/<step>.json.
+
+  Args:
+    run: that of the workdir (`build.load_run`), perhaps with other evaluators.
+    which: "last", "best" or a step.
+
+  Raises:
+    ConfigError: no such checkpoint, or it holds other parameters than the run's.
+  """
+  step = checkpoint.choose(workdir / "checkpoints", which)
+  evaluators = make_evaluators(run)
+  run.program.compile([], eval_shapes(evaluators))
+  found = {
+    "step": step,
+    "checkpoint": f"checkpoints/{step}",
+    "config_sha256": record.read_manifest(workdir)["config_sha256"],
+    "metrics": evaluate(evaluators, _load_params(run, workdir, step)),
+  }
+  folder = workdir / "evaluations"
+  folder.mkdir(exist_ok=True)
+  write_json(folder / f"{step}.json", found)
+  return found
+
+
+def _load_params(run: Run, workdir: Path, step: int) -> dict[str, Any]:
+  """The full tree with the PEFT method's leaves, on its devices; what the checkpoint lacks is that of the run's base."""
+  _, saved = checkpoint.load_params(workdir / "checkpoints", step)
+  abstract = run.program.abstract_sharded
+  below = {} if run.saves_frozen else run.init_state().frozen
+  params, wanted = tree.flatten(tree.merge(saved, below)), tree.flatten(tree.merge(abstract.params, abstract.frozen))
+  shapes = lambda flat: {(name, leaf.shape) for name, leaf in flat.items()}
+  bad = sorted({name for name, _ in shapes(params) ^ shapes(wanted)})
+  if bad:
+    raise ConfigError(f"{workdir}: step {step} lacks or has other parameters than the run: {', '.join(bad)}")
+  return tree.unflatten({name: jax.device_put(value, wanted[name].sharding) for name, value in params.items()})

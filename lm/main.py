@@ -16,7 +16,7 @@ from lm.command import Command
 
 def main(argv: list[str]) -> int:
   """Returns the exit code: 0 done, 1 loss not finite, 2 bad input (one line on stderr), 128 + signal when interrupted."""
-  modes = {"help": _help, "list": _list, "show": _show, "train": _train}
+  modes = {"help": _help, "list": _list, "show": _show, "train": _train, "evaluate": _evaluate, "predict": _predict}
   try:
     command = commands.parse(argv)
     return modes[command.mode](command)
@@ -68,6 +68,33 @@ def _train(command: Command) -> int:
     return 128 + received[0]
   heads = {task.head for task in run.tasks.values()}
   print("next:", *commands.next_commands(workdir, heads), sep="\n  ")
+  return 0
+
+
+def _evaluate(command: Command) -> int:
+  from lm import record
+
+  workdir = Path(command.workdir)
+  record.read_manifest(workdir)
+  print(set_up_process())
+  from lm import build, evaluate, report
+
+  found = evaluate.evaluate_workdir(build.load_run(workdir), workdir, command.checkpoint)
+  rows = [[name, f"{value:.4f}"] for name, value in found["metrics"].items()]
+  report.Table(f"{workdir}, step {found['step']}", ["metric", "value"], rows).print()
+  print(workdir / "evaluations" / f"{found['step']}.json")
+  return 0
+
+
+def _predict(command: Command) -> int:
+  from lm import predict, predictor, record
+
+  workdir, source, target = Path(command.workdir), Path(command.input), Path(command.output)
+  record.read_manifest(workdir)
+  predict.check_paths(source, target)
+  print(set_up_process())
+  rows = predict.predict_file(predictor.load(workdir, command.checkpoint), source, target)
+  print(f"{target}: {rows:,} rows")
   return 0
 
 

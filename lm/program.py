@@ -4,7 +4,6 @@ Shape first, then shard, then materialise; the same abstract state serves initia
 Everything is compiled ahead of time: an undeclared shape is an error, never a silent recompilation.
 """
 
-import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -77,7 +76,7 @@ class Program:
       base: parameters by name that replace random ones (names of the model before the PEFT method adds its own).
     """
     key = ("init", *((name, leaf.shape) for name, leaf in sorted(base.items())))
-    with self._context():
+    with sharding.use(self.spec.mesh):
       if key not in self._compiled:
         self._compiled[key] = jax.jit(self._init_state, out_shardings=self._shardings).lower(rng, base).compile()
       return self._compiled[key](rng, base)
@@ -122,15 +121,9 @@ class Program:
       everywhere = sharding.replicated(self.spec.mesh)
       out = (self._shardings, everywhere) if train else everywhere
       jitted = jax.jit(function, out_shardings=out, donate_argnums=(0,) if train else ())
-      with self._context():
+      with sharding.use(self.spec.mesh):
         self._compiled[key] = jitted.lower(*arguments).compile()
     return self._compiled[key]
-
-  def _context(self):
-    stack = contextlib.ExitStack()
-    stack.enter_context(jax.set_mesh(self.spec.mesh))
-    stack.enter_context(nn.logical_axis_rules(sharding.RULES))
-    return stack
 
   def _abstract(self, batch: Batch) -> Batch:
     place = sharding.batch_sharding(self.spec.mesh)

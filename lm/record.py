@@ -23,22 +23,42 @@ import lm
 from lm import config, metrics
 from lm.checkpoint import FORMAT
 from lm.config import Config, ConfigError
+from lm.files import read_json, write_json
 from lm.run import Run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
 
 
 def load_config(workdir: Path) -> Config:
-  """The resolved config that a run left in its workdir."""
-  path = workdir / "config.json"
-  if not path.is_file():
-    raise ConfigError(f"{workdir}: no config.json; this is not the workdir of a run")
-  return config.from_dict(json.loads(path.read_text()))
+  """The resolved config that a run left in its workdir.
+
+  Raises:
+    ConfigError: no run left one there, or a later version of this code did.
+  """
+  read_manifest(workdir)
+  return config.from_dict(read_json(workdir / "config.json"))
+
+
+def read_manifest(workdir: Path) -> dict[str, Any]:
+  """The manifest.json of a workdir.
+
+  Raises:
+    ConfigError: as `load_config`.
+  """
+  missing = [name for name in ("config.json", "manifest.json") if not (workdir / name).is_file()]
+  if missing:
+    raise ConfigError(f"{workdir}: no {' and no '.join(missing)}; accepted is the workdir of a run")
+  manifest = read_json(workdir / "manifest.json")
+  if manifest["format"] > FORMAT:
+    raise ConfigError(
+      f"{workdir}: has format {manifest['format']}, this version of lm reads formats up to {FORMAT}; install a later lm"
+    )
+  return manifest
 
 
 def read_summary(workdir: Path) -> dict[str, Any]:
   """The summary.json of a workdir, {} without one."""
-  return _read_json(workdir / "summary.json")
+  return read_json(workdir / "summary.json")
 
 
 def check(cfg: Config, workdir: Path, accept_changes: bool = False) -> None:
@@ -57,7 +77,7 @@ def check(cfg: Config, workdir: Path, accept_changes: bool = False) -> None:
 
 def check_schedule(run: Run, workdir: Path, step: int, accept_changes: bool = False) -> None:
   """Refuses another `total_steps`, unless it is larger and the learning rates of the steps taken so far stay what they were."""
-  before = _read_json(workdir / "manifest.json").get("total_steps", run.total_steps)
+  before = read_json(workdir / "manifest.json").get("total_steps", run.total_steps)
   if before == run.total_steps or accept_changes:
     return
   words = f"total_steps: {before} -> {run.total_steps}"
@@ -82,7 +102,7 @@ def prepare(run: Run, workdir: Path, step: int) -> dict[str, Any]:
   Says on stderr if this machine differs from the one before; a changed setting is kept in the manifest's `changes`.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  manifest, before = _manifest(run), _read_json(workdir / "manifest.json")
+  manifest, before = _manifest(run), read_json(workdir / "manifest.json")
   if before:
     for name in ("platform", "dtype", "cores", "devices", "accumulation"):
       if before[name] != manifest[name]:
@@ -128,17 +148,6 @@ class History:
         if name.startswith("eval/") and (name not in best or metrics.is_better(name, value, best[name]["value"])):
           best[name] = {"value": value, "step": step}
     return last, best
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes whole or not at all."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(value, indent=2) + "\n")
-  temporary.replace(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-  return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _manifest(run: Run) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Sharding is data: a mesh from the config, one table from logical dims to mesh axes, and shardings that follow from both."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -43,6 +44,13 @@ def make_mesh(sizes: config.Mesh, devices: list[jax.Device]) -> jax.sharding.Mes
     asked = ", ".join(f"{axis}={getattr(sizes, axis)}" for axis in AXES)
     raise ValueError(f"config.mesh: {asked} does not fit {len(devices)} devices; the sizes must multiply to that number")
   return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+@contextlib.contextmanager
+def use(mesh: jax.sharding.Mesh) -> Generator[None]:
+  """The mesh and the table of rules as what tracing a model reads."""
+  with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+    yield
 
 
 def num_batch_shards(mesh: jax.sharding.Mesh) -> int:

@@ -20,6 +20,7 @@ from lm import checkpoint, config, evaluate, metrics, record, sharding, tree
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
 from lm.evals.evaluator import Evaluator
+from lm.files import write_json
 from lm.run import Run
 from lm.shapes import INPUTS, Batch
 from lm.state import TrainState
@@ -81,7 +82,7 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
     with clock("checkpoint"):
       checkpoints.wait()
     summary = loop.summarise(status, record.History(workdir))
-    record.write_json(workdir / "summary.json", summary)
+    write_json(workdir / "summary.json", summary)
   return summary
 
 

@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Package or module of lm -> its level. A file may import level 0 and lower levels, and its own package.
 LEVELS = {
-  "shapes": 0, "tree": 0, "metrics": 0, "config": 0, "command": 0, "device": 0, "plug": 0, "state": 0,
+  "shapes": 0, "tree": 0, "metrics": 0, "config": 0, "command": 0, "device": 0, "files": 0, "plug": 0, "state": 0,
   "models": 1, "data": 1, "sharding": 1, "optim": 1, "checkpoint": 1, "track": 1, "step": 1, "report": 1,
   "tasks": 2, "peft": 2, "infer": 2,
   "program": 3, "run": 3,
   "evals": 4, "record": 4,
   "build": 5, "evaluate": 5, "train": 5,
-  "show": 6, "sweep": 6,
+  "predictor": 6, "predict": 6, "show": 6, "sweep": 6,
   "main": 7,
 }  # fmt: skip
 # Packages that see only these parts of the levels below them, beside level 0.
@@ -26,6 +26,8 @@ EXEMPT = {
   ("tasks", "models.model"): "an objective's loss calls the model through `Forward`, whose type is there",
   ("run", "program"): "a run holds its compiled program",
   ("train", "evaluate"): "the loop evaluates",
+  ("predict", "predictor"): "the rows of a file are predicted by a Predictor",
+  ("__init__", "predictor"): "lm.load, imported when it is asked for and not before",
 }
 # These load in data workers and in tools without an accelerator; what is in JAX imports jax.
 NO_JAX = ("config", "command", "device", "plug", "shapes", "track", "report", "data")

@@ -2,15 +2,15 @@
 
 import argparse
 import sys
-from pathlib import Path
 
+import lm
 from lm.main import set_up_process
 
 
 def main() -> int:
   """Exit code: 0 done, 2 bad input."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--workdir", required=True, type=Path, help="of an autoregressive run")
+  parser.add_argument("--workdir", required=True, help="of an autoregressive run")
   parser.add_argument("--prompt", default="", help="text to continue; empty starts a new document")
   parser.add_argument("--max_new_tokens", type=int, default=64)
   parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
@@ -20,21 +20,15 @@ def main() -> int:
   parser.add_argument("--num_samples", type=int, default=1)
   args = parser.parse_args()
   set_up_process()
-  from lm import build
-  from lm.infer.generate import Sampler, generate
-
+  prompts = [args.prompt] * args.num_samples
   try:
-    sampler = Sampler(args.temperature, args.top_k, args.top_p, args.max_new_tokens)
-    model, params, tok = build.load_model(args.workdir)
-    if "lm" not in dict(model.heads):
-      raise ValueError(f"--workdir={args.workdir}: not an autoregressive run; its heads are {', '.join(dict(model.heads))}")
-    prompt = [tok.bos_id, *tok.encode(args.prompt)]
-    samples = generate(model, params, [prompt] * args.num_samples, tok.eos_id, sampler, args.seed)
+    model = lm.load(args.workdir)
+    samples = model.generate(prompts, args.max_new_tokens, args.temperature, args.top_k, args.top_p, args.seed)
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
   for sample in samples:
-    print(args.prompt + tok.decode(sample))
+    print(args.prompt + sample)
   return 0
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,18 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-  """The columns of one split under one task; `tokens` is always among them."""
+  """The columns of sequences under one task; `tokens` is always among them.
 
-  path: Path
-  columns: tuple[str, ...]
+  path: the folder of a split's files, None where the arrays are in memory only. arrays: by column, as `collect` gives them.
+  """
+
+  path: Path | None
+  arrays: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(compare=False, repr=False)
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    """Their names, sorted."""
+    return tuple(sorted(self.arrays))
 
   @property
   def num_sequences(self) -> int:
@@ -41,12 +50,26 @@ class Store:
     return np.diff(self.offsets("tokens"))
 
   def values(self, column: str) -> np.ndarray:
-    """All sequences' values of a column, one after the other; mapped, not read."""
-    return np.load(self.path / f"{column}.values.npy", mmap_mode="r")
+    """All sequences' values of a column, one after the other; those of a split are mapped, not read."""
+    return self.arrays[column][0]
 
   def offsets(self, column: str) -> np.ndarray:
     """[N + 1] int64: sequence i has values offsets[i] to offsets[i + 1]."""
-    return np.load(self.path / f"{column}.offsets.npy", mmap_mode="r")
+    return self.arrays[column][1]
+
+
+def collect(sequences: Iterable[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Ragged columns (values, offsets) of sequences as `prepare` gives them.
+
+  [{"tokens": [5, 6], "label": 1}, {"tokens": [7], "label": 0}] -> {"tokens": ([5 6 7], [0 2 3]), "label": ([1 0], [0 1 2])}.
+  """
+  parts: dict[str, list[np.ndarray]] = {}
+  for i, sequence in enumerate(sequences):
+    assert not parts or parts.keys() == sequence.keys(), f"sequences have {sorted(parts)}, sequence {i} {sorted(sequence)}"
+    for name, value in sequence.items():
+      parts.setdefault(name, []).append(np.atleast_1d(value))
+  offsets = lambda arrays: np.cumsum([0, *map(len, arrays)], dtype=np.int64)
+  return {name: (np.concatenate(arrays), offsets(arrays)) for name, arrays in parts.items()}
 
 
 def build(source: Source, tok: Tokenizer, task: Any, cache_dir: Path) -> Store:
@@ -63,7 +86,7 @@ def build(source: Source, tok: Tokenizer, task: Any, cache_dir: Path) -> Store:
   if folder.exists():
     damage = _damage(folder)
     if damage is None:
-      return Store(folder, tuple(json.loads(index.read_text())["columns"]))
+      return _open(folder)
     print(f"stored corpus {folder}: {damage}; building it again")
     _discard(folder)
   if len(source) == 0:
@@ -74,7 +97,7 @@ def build(source: Source, tok: Tokenizer, task: Any, cache_dir: Path) -> Store:
   except OSError as error:
     raise ConfigError(f"config.cache_dir={str(cache_dir)!r}: cannot be written ({error.strerror})") from error
   try:
-    columns = _write(source, tok, task, temporary)
+    _write(source, tok, task, temporary)
     try:
       os.replace(temporary, folder)
     except OSError:  # another process was first; its files are the same
@@ -82,27 +105,26 @@ def build(source: Source, tok: Tokenizer, task: Any, cache_dir: Path) -> Store:
         raise
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
-  return Store(folder, columns)
+  return _open(folder)
 
 
-def _write(source: Source, tok: Tokenizer, task: Any, folder: Path) -> tuple[str, ...]:
-  parts: dict[str, list[np.ndarray]] = {}
-  for i in range(len(source)):
-    for sequence in task.prepare(source[i], tok):
-      assert not parts or parts.keys() == sequence.keys(), f"sequences have {sorted(parts)}, example {i} {sorted(sequence)}"
-      for name, value in sequence.items():
-        parts.setdefault(name, []).append(np.atleast_1d(value))
-  if not any(map(len, parts.get("tokens", ()))):
+def _open(folder: Path) -> Store:
+  columns = json.loads((folder / "index.json").read_text())["columns"]
+  mapped = lambda column, part: np.load(folder / f"{column}.{part}.npy", mmap_mode="r")
+  return Store(folder, {column: (mapped(column, "values"), mapped(column, "offsets")) for column in columns})
+
+
+def _write(source: Source, tok: Tokenizer, task: Any, folder: Path) -> None:
+  columns = collect(sequence for i in range(len(source)) for sequence in task.prepare(source[i], tok))
+  if not columns or not len(columns["tokens"][0]):
     raise ConfigError(f"data {type(source).__name__.lower()!r}, split {source.split!r}: no example gives a sequence")
-  for name, arrays in parts.items():
-    values = np.concatenate(arrays)
+  for name, (values, offsets) in columns.items():
     if values.dtype.kind in "iu" and values.min(initial=0) >= 0 and values.max(initial=0) < 1 << 16:
       values = values.astype(np.uint16)
     np.save(folder / f"{name}.values.npy", values)
-    np.save(folder / f"{name}.offsets.npy", np.cumsum([0, *map(len, arrays)], dtype=np.int64))
+    np.save(folder / f"{name}.offsets.npy", offsets)
   files = {path.name: _checksum(path) for path in sorted(folder.glob("*.npy"))}
-  (folder / "index.json").write_text(json.dumps({"columns": sorted(parts), "files": files}))
-  return tuple(sorted(parts))
+  (folder / "index.json").write_text(json.dumps({"columns": sorted(columns), "files": files}))
 
 
 def _damage(folder: Path) -> str | None:

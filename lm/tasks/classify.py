@@ -11,13 +11,16 @@ from lm.shapes import Field
 from lm.tasks.cross_entropy import token_sums
 from lm.tasks.task import Task
 
+NO_LABEL = -1  # stored where an example has none
+
 
 @dataclasses.dataclass(frozen=True)
 class Classify(Task):
   """Multi-class classification.
 
-  `prepare({"text": "ab", "label": "json"})`
-  stores tokens [cls a b sep] and label [3] if "json" is label number 3. Text longer than a row is cut.
+  `prepare({"text": "ab", "label": "json"})` stores tokens [cls a b sep] and label [3] if "json" is label number 3;
+  {"text": "ab", "text_pair": "c"} stores [cls a b sep c sep] and label [-1], which has no weight. Text longer than a row
+  is cut.
   """
 
   labels: tuple[str, ...] = ()  # the label set; empty takes that of the source's training split
@@ -36,14 +39,18 @@ class Classify(Task):
     return {"tokens": Field(("T",)), "label": Field(())}
 
   def prepare(self, example, tok):
-    if example["label"] not in self.labels:
+    if "label" in example and example["label"] not in self.labels:
       raise ValueError(f"task.labels: {example['label']!r} is not among the {len(self.labels)} labels")
+    label = self.labels.index(example["label"]) if "label" in example else NO_LABEL
     tokens = [tok.cls_id, *tok.encode(example["text"]), tok.sep_id]
-    return [{"tokens": np.asarray(tokens, np.int32), "label": np.int32(self.labels.index(example["label"]))}]
+    if "text_pair" in example:
+      tokens += [*tok.encode(example["text_pair"]), tok.sep_id]
+    return [{"tokens": np.asarray(tokens, np.int32), "label": np.int32(label)}]
 
   def corrupt(self, rows, noise, tok, width):
-    weights_R = (rows["segment_ids"][:, 0] > 0).astype(np.float32)
-    return {"tokens": rows["tokens"], "label": rows["label"], "weights": weights_R}
+    counted_R = (rows["segment_ids"][:, 0] > 0) & (rows["label"] != NO_LABEL)
+    labels_R = np.maximum(rows["label"], 0)
+    return {"tokens": rows["tokens"], "label": labels_R, "weights": counted_R.astype(np.float32)}
 
   def denominators(self, batch):
     weight = jnp.sum(batch["weights"])
@@ -54,6 +61,13 @@ class Classify(Task):
 
   def predict(self, forward, batch):
     return {"scores": jax.nn.softmax(self._logits(forward, batch, None)), "label": batch["label"], "weights": batch["weights"]}
+
+  def describe_predictions(self, arrays, tok):
+    best_R, scores_RN = arrays["scores"].argmax(-1), arrays["scores"].tolist()
+    return [
+      {"label": self.labels[best], "scores": dict(zip(self.labels, scores, strict=True))}
+      for best, scores in zip(best_R, scores_RN, strict=True)
+    ]
 
   def _logits(self, forward, batch, rng):
     h_BTD = forward(batch, rng)

@@ -1,7 +1,7 @@
 """The contract of a task. The loop, the data wing and the evaluators know tasks only through it.
 
-On the host (numpy): `prepare`, `fields`, `row_cost`, `target_counts`, `corrupt`. On the device (pure): `denominators`,
-`loss`, `predict`. There a task reads its batch as one flat dict: the model's inputs and its own arrays.
+On the host (numpy): `prepare`, `fields`, `row_cost`, `target_counts`, `corrupt`, `describe_predictions`. On the device
+(pure): `denominators`, `loss`, `predict`. There a task reads its batch as one flat dict: the model's inputs and its own arrays.
 """
 
 import dataclasses
@@ -50,7 +50,10 @@ class Task:
     raise NotImplementedError
 
   def prepare(self, example: Mapping[str, Any], tok: Tokenizer) -> list[dict[str, np.ndarray]]:
-    """One example to any number of sequences of named columns. No randomness: the result is stored once."""
+    """One example to any number of sequences of named columns. No randomness: the result is stored once.
+
+    A task that describes its predictions gives exactly one, also for an example without a label.
+    """
     raise NotImplementedError
 
   def row_cost(self, lengths_N: np.ndarray) -> np.ndarray:
@@ -81,3 +84,12 @@ class Task:
     """Per-row arrays that evaluators and predictions read."""
     del forward, batch
     return {}
+
+  def describe_predictions(self, arrays: Mapping[str, np.ndarray], tok: Tokenizer) -> list[dict[str, Any]]:
+    """What `predict` gave for R rows (host arrays [R, ...] by its names), as R dicts of plain Python for people and JSON."""
+    raise NotImplementedError
+
+  @property
+  def predicts(self) -> bool:
+    """Whether it says something about each row that a user can read."""
+    return type(self).describe_predictions is not Task.describe_predictions

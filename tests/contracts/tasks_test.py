@@ -1,5 +1,7 @@
 """What every task must do, on every family that it can stand on. Tasks and presets are found, not listed."""
 
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -69,6 +71,39 @@ def test_a_few_examples_are_learned_by_heart(task, family, tmp_path):
   run, _ = start(task, family, eval_every=120, **settings)
   metrics = train.train(run, tmp_path)["metrics"]
   assert metrics["eval/validation/loss"] < 0.6 * metrics["step0/eval/validation/loss"]
+
+
+@pytest.mark.parametrize(("task", "family"), CASES)
+def test_predictions_are_plain_one_per_row_and_need_no_label(task, family):
+  from tests.conftest import TEXTS
+
+  run, params = start(task, family)
+  value = next(iter(run.tasks.values()))
+  if not value.predicts:
+    with pytest.raises(NotImplementedError):
+      value.describe_predictions({}, run.tokenizer)
+    return
+  assert len(value.prepare({"text": TEXTS[0]}, run.tokenizer)) == 1
+  objective, batch = run.program.spec.objective, run.loader.batch(0)
+  found = jax.device_get(jax.jit(objective.predict)(params, batch))
+  described = value.describe_predictions({name.split("/")[1]: array for name, array in found.items()}, run.tokenizer)
+  assert json.loads(json.dumps(described)) == described
+  assert len(described) == len(batch[INPUTS]["row"])
+
+
+def test_an_example_without_label_has_no_weight():
+  run, _ = start("classify", "bert-tiny")
+  (task,) = run.tasks.values()
+  prepare = lambda **example: task.prepare({"text": "a", **example}, run.tokenizer)[0]
+  labelled, unlabelled = prepare(label="list"), prepare()
+  rows = {"segment_ids": np.ones((3, 4), int), "tokens": np.ones((3, 4), int)}
+  rows["label"] = np.asarray([labelled["label"], unlabelled["label"], labelled["label"]])
+  assert task.corrupt(rows, None, run.tokenizer, 4)["weights"].tolist() == [1, 0, 1]
+
+
+def test_training_data_without_labels_is_refused_even_if_the_task_names_them():
+  with pytest.raises(ValueError, match="needs labelled examples"):
+    make_run("classify", task={"name": "classify", "labels": ["a", "b"]}, data={"name": "memory", "texts": ("x", "y")})
 
 
 @pytest.mark.parametrize("task", plug.names("task"))

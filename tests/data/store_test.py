@@ -148,5 +148,5 @@ def test_a_column_that_only_some_sequences_have_is_refused(tmp_path):
       (sequence,) = super().prepare(example, tok)
       return [sequence | ({"extra": np.int32(1)} if example["text"] == "cde" else {})]
 
-  with pytest.raises(AssertionError, match="example 2"):
+  with pytest.raises(AssertionError, match="sequence 2"):
     build(tmp_path, task=Uneven())

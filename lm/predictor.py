@@ -1,0 +1,246 @@
+"""A trained model in use: `load(workdir)` gives a Predictor, plain Python in and out. This is what `lm.load` is.
+
+Texts go the way of training: the task prepares them, a store in memory, rows of few lengths, one compiled step per length.
+"""
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lm import build, config, record, sharding, tree
+from lm.checkpoint import choose
+from lm.config import ConfigError
+from lm.data import store
+from lm.data.loader import EMPTY, EvalLoader, StreamData
+from lm.data.tokenizer import Tokenizer
+from lm.infer import generate
+from lm.infer.generate import Sampler
+from lm.models.model import Model
+from lm.shapes import Batch
+from lm.tasks.objective import Objective
+from lm.tasks.readout import Embed, Score
+from lm.tasks.task import Task
+
+SHORTEST = 32  # tokens of the shortest row that is compiled; the others are its doubles, up to the run's longest
+Example = str | tuple[str, str] | Mapping[str, Any]  # a text, a pair, or a row with "text" and perhaps "text_pair"
+
+
+class _Result(NamedTuple):
+  """arrays: per stored sequence, [N, ...] by name. owner_N: the example each comes from. num_cut: those longer than a row."""
+
+  arrays: dict[str, np.ndarray]
+  owner_N: np.ndarray
+  num_cut: int
+
+
+def load(path: str | Path, checkpoint: str | int = "last", devices: Sequence[jax.Device] | None = None) -> "Predictor":
+  """The model of a run's workdir, ready for use. Nothing of its data is needed.
+
+  Args:
+    checkpoint: "last", "best" or the number of a step.
+    devices: over which rows are split; all of the process's if not given.
+
+  Raises:
+    ConfigError: not the workdir of a run, no such checkpoint, or one of a later format.
+  """
+  workdir = Path(path)
+  cfg = record.load_config(workdir)
+  step = choose(workdir / "checkpoints", checkpoint)
+  model, params, tok = build.load_model(workdir, step)
+  mesh = sharding.make_mesh(config.Mesh(), list(devices or jax.devices()))
+  axes = sharding.logical_axes(jax.eval_shape(model.init, jax.random.key(0)))
+  return Predictor(
+    model=model,
+    params=jax.device_put(params, sharding.param_shardings(params, axes, mesh)),
+    tokenizer=tok,
+    tasks=build.load_tasks(workdir),
+    data={name: dict(stream.data.options) for name, stream in cfg.all_streams.items()},
+    mesh=mesh,
+    step=step,
+    max_len=cfg.seq_len,
+  )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictor:
+  """A model with its tokenizer. tasks: those of its run by name. data: the options of their sources. step: of the checkpoint.
+
+  Methods take any number of texts and keep their order. `batch_size` rows are computed at a time (rounded up to a multiple
+  of the devices), the last batch is filled up; it changes time and memory, not what is found beyond rounding.
+  """
+
+  model: Model
+  params: dict[str, Any]
+  tokenizer: Tokenizer
+  tasks: Mapping[str, Task]
+  data: Mapping[str, Mapping[str, Any]]
+  mesh: jax.sharding.Mesh
+  step: int
+  max_len: int  # tokens of the longest row, specials included: the model has learned from no longer one
+
+  def predict(self, texts: Iterable[Example], batch_size: int = 32, task: str = "") -> list[dict[str, Any]]:
+    """What the run's task says of each text, e.g. [{"label": "positive", "scores": {"negative": 0.1, "positive": 0.9}}].
+
+    Args:
+      texts: texts, (text, text) pairs, or rows {"text": ..., "text_pair": ...}; a label among them is not read.
+      task: which one, where the run has several that predict.
+
+    A text longer than the run's longest row is cut, which a warning counts.
+    """
+    predictions, num_cut = self.predict_counted(texts, batch_size, task)
+    _warn_cut(num_cut, len(predictions), self.max_len)
+    return predictions
+
+  def predict_counted(self, texts: Iterable[Example], batch_size: int = 32, task: str = "") -> tuple[list[dict[str, Any]], int]:
+    """`predict`, and how many texts were cut instead of a warning."""
+    chosen = self.tasks[self.find_task(task)]
+    result = self._run(chosen, _rows(texts, getattr(chosen, "pair", False)), batch_size)
+    if result is None:
+      return [], 0
+    assert len(np.unique(result.owner_N)) == len(result.owner_N), "a task that describes predictions stores one per example"
+    return chosen.describe_predictions(result.arrays, self.tokenizer), result.num_cut
+
+  def find_task(self, task: str = "") -> str:
+    """The name of the task that predicts, or that one if it does.
+
+    Raises:
+      ConfigError: there is none, it does not predict, or there are several.
+    """
+    names = [name for name, value in self.tasks.items() if value.predicts]
+    if not names:
+      raise ConfigError(f"predict: none of the run's tasks predicts anything about a text; it has {', '.join(self.tasks)}")
+    if task not in names and (task or len(names) > 1):
+      raise ConfigError(f"task={task!r}: accepted are {', '.join(names)}, the run's tasks that predict")
+    return task or names[0]
+
+  def generate(
+    self,
+    prompts: Sequence[str],
+    max_new_tokens: int = Sampler.max_new_tokens,
+    temperature: float = Sampler.temperature,
+    top_k: int = Sampler.top_k,
+    top_p: float = Sampler.top_p,
+    seed: int = 0,
+  ) -> list[str]:
+    """What an autoregressive model writes after each prompt, without the prompt; "" starts a new document.
+
+    Args:
+      temperature: 0 always takes the likeliest token. top_k: 0 keeps all. top_p: 1 keeps all.
+      seed: decides the samples, together with the number of prompts.
+    """
+    self._check_autoregressive("generate")
+    sampler = Sampler(temperature, top_k, top_p, max_new_tokens)
+    tok, rows = self.tokenizer, _rows(prompts)
+    if not rows:
+      return []
+    tokens = [[tok.bos_id, *tok.encode(row["text"])] for row in rows]
+    return [tok.decode(ids) for ids in generate.generate(self.model, self.params, tokens, tok.eos_id, sampler, seed)]
+
+  def score(self, texts: Sequence[str], batch_size: int = 32) -> list[dict[str, float]]:
+    """How likely an autoregressive model finds each text, its end included.
+
+    Returns [{"log_likelihood": nats, "num_tokens": predicted ones, the end too, "bits_per_byte": the end counts as a byte}].
+    A text longer than the run's longest row is read in pieces; none sees those before it, and no token is left out.
+    """
+    self._check_autoregressive("score")
+    rows = _rows(texts)
+    result = self._run(Score(max_len=self.max_len), rows, batch_size)
+    if result is None:
+      return []
+    nats = np.bincount(result.owner_N, result.arrays["loss"], len(rows))
+    num_tokens = np.bincount(result.owner_N, result.arrays["num_tokens"], len(rows))
+    num_bytes = [len(row["text"].encode()) + 1 for row in rows]
+    return [
+      {"log_likelihood": -float(loss), "num_tokens": int(count), "bits_per_byte": float(loss) / math.log(2) / size}
+      for loss, count, size in zip(nats, num_tokens, num_bytes, strict=True)
+    ]
+
+  def embed(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+    """[N, D] fp32: the mean of the last hidden states over each text's tokens, specials left out; zeros for an empty text.
+
+    A text longer than the run's longest row is cut, which a warning counts.
+    """
+    result = self._run(Embed(), _rows(texts), batch_size)
+    if result is None:
+      return np.zeros((0, self.model.cfg.model_dim), np.float32)
+    _warn_cut(result.num_cut, len(result.owner_N), self.max_len)
+    return result.arrays["embedding"]
+
+  def fingerprint(self) -> str:
+    """Hash of parameters and tokenizer: equal where predictions are."""
+    return f"{tree.sha256(self.params)}/{self.tokenizer.fingerprint()}"
+
+  def _check_autoregressive(self, what: str) -> None:
+    if "lm" not in dict(self.model.heads):
+      raise ConfigError(f"{what}: needs an autoregressive run (task causal); this one has {', '.join(self.tasks)}")
+
+  def _run(self, task: Task, examples: Sequence[Mapping[str, Any]], batch_size: int) -> _Result | None:
+    """What the task's `predict` gives for every sequence of the examples, in their order; None without any."""
+    if batch_size < 1:
+      raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+    if not examples:
+      return None
+    prepared = [task.prepare(example, self.tokenizer) for example in examples]
+    owner_N = np.repeat(np.arange(len(examples)), [len(sequences) for sequences in prepared])
+    kept = store.Store(None, store.collect(sequence for sequences in prepared for sequence in sequences))
+    lengths = self._lengths(int(kept.lengths.max()))
+    shards = sharding.num_batch_shards(self.mesh)
+    stream = StreamData(name="predict", key="predict", task=task, store=kept, tok=self.tokenizer)
+    rows = -(-batch_size // shards) * shards
+    loader = EvalLoader(stream, batch_size=rows, seq_len=lengths[-1], buckets=lengths)
+    objective = Objective(self.model, (("predict", task),))
+    arrays: dict[str, np.ndarray] = {}
+    with sharding.use(self.mesh):
+      for batch, sequence_B in loader:
+        found = jax.device_get(_predict(objective, self.params, sharding.place(batch, self.mesh)))
+        filled = sequence_B != EMPTY
+        for name, values in found.items():
+          whole = arrays.setdefault(name.split("/", 1)[1], np.zeros((len(owner_N), *values.shape[1:]), values.dtype))
+          whole[sequence_B[filled]] = values[filled]
+    return _Result(arrays, owner_N, int(np.sum(kept.lengths > self.max_len)))
+
+  def _lengths(self, longest: int) -> tuple[int, ...]:
+    """Row lengths up to one that takes `longest` tokens, or the run's longest: 70 -> (32, 64, 128)."""
+    lengths = [min(SHORTEST, self.max_len)]
+    while lengths[-1] < min(longest, self.max_len):
+      lengths.append(min(2 * lengths[-1], self.max_len))
+    return tuple(lengths)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predict(objective: Objective, params: dict, batch: Batch) -> dict[str, jax.Array]:
+  return objective.predict(params, batch)
+
+
+def _rows(texts: Iterable[Example], pair: bool = False) -> list[Mapping[str, Any]]:
+  """Rows as sources give them, without label. pair: whether they must have a second text."""
+  if isinstance(texts, str | Mapping):
+    raise ConfigError(f"texts: expected a list of texts, got {texts!r}")
+  wanted = ("text", "text_pair") if pair else ("text",)
+  rows = []
+  for i, text in enumerate(texts):
+    row = {"text": text} if isinstance(text, str) else text
+    if isinstance(text, tuple | list) and len(text) == 2:
+      row = {"text": text[0], "text_pair": text[1]}
+    if not isinstance(row, Mapping):
+      raise ConfigError(f"texts[{i}]={text!r}: expected a text, a pair of texts or a row with {' and '.join(wanted)}")
+    if not pair and "text_pair" in row:
+      raise ConfigError(f"texts[{i}]: is a pair of texts, expected one text")
+    if not all(isinstance(row.get(name), str) for name in wanted):
+      raise ConfigError(
+        f"texts[{i}]: expected texts in {' and '.join(wanted)}; the row has {', '.join(map(str, row)) or 'none'}"
+      )
+    rows.append({name: value for name, value in row.items() if name != "label"})
+  return rows
+
+
+def _warn_cut(num_cut: int, total: int, max_len: int) -> None:
+  if num_cut:
+    warnings.warn(f"{num_cut} of {total} texts are longer than the run's {max_len} tokens and were cut", stacklevel=3)

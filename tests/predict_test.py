@@ -1,0 +1,174 @@
+"""Predictions of files: one line per row in its order, and a killed call leaves what the next one needs, to the byte."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from lm import predict, predictor, train
+from lm.config import ConfigError
+from tests.conftest import TEXTS, make_run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("run")
+  train.train(make_run("classify", total_steps=2, checkpoint_every=1), folder)
+  return predictor.load(folder, devices=jax.devices()[:1])
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+  monkeypatch.setattr(predict, "CHUNK", 8)
+
+
+def lines(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_csv(path, texts=TEXTS):
+  path.write_text("id,text,label\n" + "".join(f'r{i},"{text}",{i % 2}\n' for i, text in enumerate(texts)))
+  return path
+
+
+class Killed(BaseException):
+  """What no handler of the code may catch."""
+
+
+def test_a_line_has_id_columns_and_prediction_in_the_order_of_the_rows(model, tmp_path):
+  out = tmp_path / "sub" / "out.jsonl"
+  assert predict.predict_file(model, write_csv(tmp_path / "in.csv"), out, batch_size=4) == len(TEXTS)
+  expected = model.predict(TEXTS, batch_size=4)
+  for i, (line, text) in enumerate(zip(lines(out), TEXTS, strict=True)):
+    assert list(line) == ["id", "text", "input_label", "label", "scores"]
+    assert (line["id"], line["text"], line["input_label"]) == (f"r{i}", text, str(i % 2))
+    assert line["label"] == expected[i]["label"]
+    np.testing.assert_allclose(list(line["scores"].values()), list(expected[i]["scores"].values()), atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".jsonl", ".parquet", ".txt"])
+def test_every_format_gives_the_same_predictions(suffix, model, tmp_path):
+  import pyarrow
+  from pyarrow import parquet
+
+  texts, file = [f"word {i}, täxt" for i in range(10)], tmp_path / f"in{suffix}"
+  if suffix == ".parquet":
+    parquet.write_table(pyarrow.table({"text": texts, "n": [float("nan")] * 10}), file)
+  elif suffix == ".tsv":
+    file.write_text("text\tn\n" + "".join(f"{text}\t1\n" for text in texts), encoding="utf-8-sig")
+  elif suffix == ".jsonl":
+    file.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+  else:
+    file.write_text("\n".join(texts))
+  predict.predict_file(model, file, tmp_path / "out.jsonl")
+  found = lines(tmp_path / "out.jsonl")
+  assert [line["text"] for line in found] == texts
+  assert [line["id"] for line in found] == list(range(10))
+  assert [line["label"] for line in found] == [row["label"] for row in model.predict(texts)]
+  assert found[0].get("n") in (None, "1")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2_000, 5_000])
+@pytest.mark.parametrize("kill_after", [0, 1, 3])
+def test_killed_and_resumed_is_byte_identical(kill_after, cut, model, tmp_path, monkeypatch):
+  file = write_csv(tmp_path / "in.csv")
+  whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+  predict.predict_file(model, file, whole, batch_size=4)
+  append, calls = predict._append, []
+
+  def killed(output, size, data):
+    calls.append(append(output, size, data[: len(data) // 2] if len(calls) == kill_after else data))
+    if len(calls) > kill_after:
+      raise Killed
+    return calls[-1]
+
+  with monkeypatch.context() as patch, pytest.raises(Killed):
+    patch.setattr(predict, "_append", killed)
+    predict.predict_file(model, file, parts, batch_size=4)
+  with parts.open("r+b") as out:
+    out.truncate(max(parts.stat().st_size - cut, 0))
+  seen = []
+  compute = model.predict_counted
+  monkeypatch.setattr(type(model), "predict_counted", lambda _, texts, *rest: seen.append(len(texts)) or compute(texts, *rest))
+  assert predict.predict_file(model, file, parts, batch_size=4) == len(TEXTS)
+  assert parts.read_bytes() == whole.read_bytes()
+  assert cut or seen == [8] * (5 - kill_after)  # what was whole is not predicted again
+
+
+def test_a_finished_output_says_so_and_is_left_alone(model, tmp_path, capsys, monkeypatch):
+  file, out = write_csv(tmp_path / "in.csv"), tmp_path / "out.jsonl"
+  predict.predict_file(model, file, out)
+  before = out.read_bytes(), out.stat().st_mtime_ns
+  monkeypatch.setattr(type(model), "predict_counted", None)
+  assert predict.predict_file(model, file, out) == len(TEXTS)
+  assert "finished, 40 rows; nothing to do" in capsys.readouterr().out
+  assert (out.read_bytes(), out.stat().st_mtime_ns) == before
+
+
+def test_an_output_of_something_else_is_not_continued(model, tmp_path):
+  file, out = write_csv(tmp_path / "in.csv"), tmp_path / "out.jsonl"
+  predict.predict_file(model, file, out)
+  before = out.read_bytes()
+  other = write_csv(tmp_path / "other.csv", TEXTS[1:])
+  with pytest.raises(ConfigError, match="made with another input; choose another output"):
+    predict.predict_file(model, other, out)
+  with pytest.raises(ConfigError, match="made with another text"):
+    predict.predict_file(model, file, out, text=("id",))
+  import dataclasses
+
+  tuned = dataclasses.replace(model, params=jax.tree.map(lambda leaf: leaf + 1, model.params))
+  with pytest.raises(ConfigError, match="made with another model"):
+    predict.predict_file(tuned, file, out)
+  (tmp_path / "out.jsonl.origin.json").unlink()
+  with pytest.raises(ConfigError, match="no out.jsonl.origin.json that says"):
+    predict.predict_file(model, file, out)
+  with pytest.raises(ConfigError, match="is the input as well"):
+    predict.predict_file(model, file, file)
+  assert out.read_bytes() == before
+
+
+def test_cut_texts_are_counted_over_the_whole_file(model, tmp_path):
+  (tmp_path / "in.txt").write_text("\n".join(["x" * 300, *["short"] * 10, "y" * 300]))
+  with pytest.warns(UserWarning, match="2 of 12 texts are longer than the model's 128 tokens"):
+    predict.predict_file(model, tmp_path / "in.txt", tmp_path / "out.jsonl")
+
+
+def test_text_columns_are_those_of_the_runs_data_unless_named(model, tmp_path):
+  import dataclasses
+
+  (tmp_path / "in.jsonl").write_text('{"title": "one", "body": "two"}\n')
+  trained = dataclasses.replace(model, data={"classify": {"text": "body", "label": "kind"}})
+  predict.predict_file(trained, tmp_path / "in.jsonl", tmp_path / "a.jsonl")
+  predict.predict_file(model, tmp_path / "in.jsonl", tmp_path / "b.jsonl", text=("title",))
+  scores = lambda name: lines(tmp_path / name)[0]["scores"]
+  assert scores("a.jsonl") == pytest.approx(model.predict(["two"])[0]["scores"], abs=1e-6)
+  assert scores("b.jsonl") == pytest.approx(model.predict(["one"])[0]["scores"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "words"),
+  [
+    ("in.csv", b"body,n\na,1\n", r"in\.csv line 2: no text in column 'text'; its columns are 'body', 'n'"),
+    ("in.csv", b"text\na\nb,c\n", r"in\.csv line 3: 2 cells where the first row has 1"),
+    ("in.csv", b"text\n", "has no rows"),
+    ("in.jsonl", b'{"text": "a"}\n{"text": \n', r"in\.jsonl line 2: bad JSON"),
+    ("in.jsonl", b'{"text": 3}\n', r"in\.jsonl line 1: no text in column 'text'"),
+    ("in.xml", b"<a/>", r"accepted are files that end in \.csv"),
+    ("in.jsonl", None, "no such file"),
+  ],
+)
+def test_bad_rows_are_one_line_and_nothing_is_written(name, content, words, model, tmp_path):
+  if content is not None:
+    (tmp_path / name).write_bytes(content)
+  with pytest.raises(ConfigError, match=words) as error:
+    predict.predict_file(model, tmp_path / name, tmp_path / "sub" / "out.jsonl")
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "sub").exists()
+
+
+def test_rows_before_a_bad_one_are_kept(model, tmp_path):
+  (tmp_path / "in.txt").write_bytes(b"good\n" * 17 + b"\xff bad\n")
+  with pytest.raises(ConfigError, match=r"in\.txt line 18: not utf-8-sig text"):
+    predict.predict_file(model, tmp_path / "in.txt", tmp_path / "out.jsonl")
+  assert len(lines(tmp_path / "out.jsonl")) == 16
