@@ -8,7 +8,8 @@ SPLITS = ("train", "validation", "test")
 class Source(Protocol):
   """A frozen dataclass with a field `split`, one of SPLITS.
 
-  A source of labelled examples also has `labels`, the label set of its training split as a tuple of names.
+  A source of labelled examples also has `labels`, the label set of its training split as a tuple of names. One whose
+  `pairs` is true gives {"text", "text_pair"}. What `describe()` returns, if it is there, is said when a run starts.
   """
 
   @property

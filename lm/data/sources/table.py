@@ -1,0 +1,233 @@
+"""Labelled text in a table of one's own: csv, tsv, jsonl or parquet, one row per example. Nothing is dropped silently."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lm.config import ConfigError
+from lm.data.cells import DELIMITERS, READERS, CellFile
+from lm.data.source import SPLITS
+
+BAD_ROWS = ("error", "skip")
+EVERY = 10  # of so many texts, one goes to each held-out split, namely that at this place:
+HELD_OUT = {"validation": 2, "test": 7}
+SHOWN = 10  # labels that `describe` counts
+
+Example = tuple[tuple[str, ...], str]  # texts, label ("" without one)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Rows as {"text"}, with "text_pair" where `text` names two columns, and "label" where `label` names one.
+
+  A split without a file is cut from `path`, by content alone: distinct texts are ordered by label and hash, and of every
+  ten one is held out for each such split. So each label is cut alike, rows of equal text stand in one split, and neither
+  the order of the rows nor the seed matters. A label never stands in held-out rows only. Few texts may leave a split empty.
+
+  Labels are text: 3 and 3.0 -> "3", True -> "true", without spaces around. A row is bad if its cells, its JSON or its
+  quotes are, if a text is empty or no text, or if it has no label.
+  """
+
+  split: str = "train"
+  path: str = ""  # the training file, or the one file of all splits
+  validation: str = ""  # a file of its own; unset is cut from path
+  test: str = ""  # a file of its own; unset is cut from path
+  text: tuple[str, ...] = ("text",)  # column, or two for pairs
+  label: str = ""  # column; unset reads no labels
+  encoding: str = "utf-8-sig"  # UTF-8, with or without a byte-order mark
+  delimiter: str = ""  # of csv and tsv; unset is a comma in csv and a tab in tsv
+  quoting: bool = True  # of csv and tsv; false takes quotes as text
+  on_bad_row: str = "error"  # or skip, which leaves bad rows out and counts them
+
+  def __post_init__(self):
+    if self.split not in SPLITS:
+      raise ConfigError(f"data.split={self.split!r}: accepted are {', '.join(SPLITS)}")
+    if not self.path:
+      raise ConfigError(f"data.path='': not set; accepted are files that end in {', '.join(READERS)}")
+    for file in self._files.values():
+      if file.suffix not in READERS:
+        raise ConfigError(f"{file.setting}={file.path!r}: accepted are files that end in {', '.join(READERS)}")
+      if not os.path.isfile(file.path):
+        raise ConfigError(f"{file.setting}={file.path!r}: no such file")
+    if len(self.text) not in (1, 2) or len({*self.text, self.label}) < len(self.text) + 1:
+      raise ConfigError(f"data.text={self.text!r}: accepted are one column, or two for pairs, other than data.label")
+    if self.on_bad_row not in BAD_ROWS:
+      raise ConfigError(f"data.on_bad_row={self.on_bad_row!r}: accepted are {', '.join(BAD_ROWS)}")
+    if len(self.delimiter) > 1 or self.delimiter in ('"', "\r", "\n"):
+      raise ConfigError(f"data.delimiter={self.delimiter!r}: accepted is one character, no quote and no line break")
+    try:
+      "".encode(self.encoding)
+    except LookupError as error:
+      raise ConfigError(f"data.encoding={self.encoding!r}: accepted are text encodings such as utf-8 or gb18030") from error
+    if not any(file.suffix in DELIMITERS for file in self._files.values()):
+      for name, default in (("delimiter", ""), ("quoting", True)):
+        if getattr(self, name) != default:
+          raise ConfigError(f"data.{name}={getattr(self, name)!r}: no effect; only {', '.join(DELIMITERS)} files have it")
+
+  @property
+  def labels(self) -> tuple[str, ...]:
+    """The training split's labels, as numbers if all of them are; () without a label column."""
+    found = {label for _, label in self._loaded.splits["train"]} - {""}
+    return tuple(sorted(found, key=_label_order(found)))
+
+  @property
+  def pairs(self) -> bool:
+    """Whether an example has two texts."""
+    return len(self.text) == 2
+
+  def __len__(self) -> int:
+    return len(self._loaded.splits[self.split])
+
+  def __getitem__(self, index: int) -> dict[str, str]:
+    texts, label = self._loaded.splits[self.split][index]
+    return dict(zip(("text", "text_pair"), texts, strict=False)) | ({"label": label} if self.label else {})
+
+  def fingerprint(self) -> str:
+    """Hash of all examples."""
+    digest = hashlib.sha256(repr((self.text, self.label)).encode())
+    for texts, label in self._loaded.splits[self.split]:
+      for value in (*texts, label):
+        encoded = value.encode()
+        digest.update(b"%d:%b" % (len(encoded), encoded))
+    return digest.hexdigest()
+
+  def describe(self) -> str:
+    """Rows of each split, labels with the training rows that have them, and what was left out."""
+    splits, skipped = self._loaded.splits, self._loaded.skipped
+    cut = [name for name in HELD_OUT if not getattr(self, name)]
+    origin = f"; {' and '.join(cut)} cut from {self.path} by content" if cut else ""
+    lines = [f"table {self.path}: {', '.join(f'{name} {len(rows):,}' for name, rows in splits.items())} rows{origin}"]
+    if self.label:
+      counts = Counter(label for _, label in splits["train"]).most_common()
+      more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
+      shown = ", ".join(f"{label!r} {count:,}" for label, count in counts[:SHOWN])
+      lines.append(f"  {len(counts)} labels in train: {shown}{more}")
+    if skipped:
+      reasons = ", ".join(f"{count:,} of {file} ({reason})" for (file, reason), count in skipped.most_common())
+      lines.append(f"  bad rows left out: {reasons}")
+    return "\n".join(lines)
+
+  @property
+  def _files(self) -> dict[str, CellFile]:
+    """By split; those that are set."""
+    settings = {"train": "path", "validation": "validation", "test": "test"}
+    how = (self.encoding, self.delimiter, self.quoting)
+    return {s: CellFile(getattr(self, name), f"data.{name}", *how) for s, name in settings.items() if getattr(self, name)}
+
+  @functools.cached_property
+  def _loaded(self) -> "_Loaded":
+    stats = [os.stat(file.path) for file in self._files.values()]
+    return _load(dataclasses.replace(self, split="train"), tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+  """All splits of a table. skipped: rows left out, by (file, reason)."""
+
+  splits: dict[str, list[Example]]
+  skipped: Counter[tuple[str, str]]
+
+
+@functools.lru_cache(maxsize=4)
+def _load(table: Table, stamps: tuple[tuple[int, int], ...]) -> _Loaded:
+  """Reads the files once for all splits. stamps: time and size of each file, so that a changed one is read again."""
+  del stamps
+  skipped: Counter[tuple[str, str]] = Counter()
+  own = {split: _read(table, file, skipped) for split, file in table._files.items()}
+  splits = cut(own["train"], [name for name in HELD_OUT if name not in own])
+  splits = {name: splits[name] if name in splits else own[name] for name in SPLITS}
+  known = {label for _, label in splits["train"]}
+  for name, examples in splits.items():
+    unseen = sorted({label for _, label in examples} - known)
+    if unseen:
+      shown = ", ".join(map(repr, unseen[:SHOWN])) + (f" and {len(unseen) - SHOWN} more" if len(unseen) > SHOWN else "")
+      raise ConfigError(f"data.{name}={getattr(table, name)!r}: labels that no row of data.path={table.path!r} has: {shown}")
+  return _Loaded(splits, skipped)
+
+
+def _read(table: Table, file: CellFile, skipped: Counter[tuple[str, str]]) -> list[Example]:
+  """The file's good rows, in its order."""
+  wanted = [("data.text", name) for name in table.text] + ([("data.label", table.label)] if table.label else [])
+  found, parse = [], _parser([name for _, name in wanted], len(table.text))
+  for number, cells in file.rows(wanted):
+    example = cells if isinstance(cells, str) else parse(cells)
+    if not isinstance(example, str):
+      found.append(example)
+    elif table.on_bad_row == "error":
+      raise ConfigError(f"{file.where(number)}: {example}; data.on_bad_row=skip leaves such rows out")
+    else:
+      skipped[file.path, example] += 1
+  if not found:
+    reasons = ", ".join(f"{reason} ({count:,})" for (path, reason), count in skipped.items() if path == file.path)
+    raise ConfigError(f"{file.setting}={file.path!r}: no row {f'is left; bad: {reasons}' if reasons else 'in the file'}")
+  return found
+
+
+def _parser(columns: list[str], num_texts: int) -> Callable[[list[Any]], Example | str]:
+  """From the cells of these columns to an example, or to what is wrong with them."""
+
+  def parse(cells: list[Any]) -> Example | str:
+    values: list[str] = []
+    for column, cell in zip(columns, cells, strict=True):
+      value = cell if isinstance(cell, str) else _as_text(cell)
+      if value is None:
+        return f"{column!r} holds a {type(cell).__name__}"
+      if not value or value.isspace():
+        return f"{column!r} is empty"
+      if not _encodes(value):
+        return f"{column!r} holds half a surrogate pair"
+      values.append(value)
+    return tuple(values[:num_texts]), "".join(values[num_texts:]).strip()
+
+  return parse
+
+
+def _encodes(text: str) -> bool:
+  try:
+    text.encode()
+  except UnicodeEncodeError:  # "\\ud800" in JSON
+    return False
+  return True
+
+
+def _as_text(cell: Any) -> str | None:
+  """3 and 3.0 -> "3", True -> "true", nothing or not-a-number -> "", a list or other structure -> None."""
+  if cell is None or cell != cell:
+    return ""
+  if isinstance(cell, bool):
+    return "true" if cell else "false"
+  if isinstance(cell, float) and cell.is_integer():
+    return str(int(cell))
+  return str(cell) if isinstance(cell, int | float) else None
+
+
+def cut(examples: list[Example], held_out: list[str]) -> dict[str, list[Example]]:
+  """Examples of train and of the held-out splits named, by the rule that `Table` states; a split is ordered by hash."""
+  labels: dict[tuple[str, ...], list[str]] = {}
+  for texts, label in examples:
+    labels.setdefault(texts, []).append(label)
+  digest = {texts: hashlib.sha256("\0".join(texts).encode()).digest() for texts in labels}
+  splits: dict[str, list[tuple[str, ...]]] = {"train": [], **{name: [] for name in held_out}}
+  for i, texts in enumerate(sorted(labels, key=lambda texts: (min(labels[texts]), digest[texts], texts))):
+    splits[next((name for name in splits if HELD_OUT.get(name) == i % EVERY), "train")].append(texts)
+  seen = {label for texts in splits["train"] for label in labels[texts]}
+  for name in held_out:
+    found, splits[name] = splits[name], []
+    for texts in found:  # with a label that stands nowhere else, to train
+      splits[name if seen.issuperset(labels[texts]) else "train"].append(texts)
+      seen.update(labels[texts])
+  return {
+    name: [(t, label) for t in sorted(found, key=lambda t: (digest[t], t)) for label in sorted(labels[t])]
+    for name, found in splits.items()
+  }
+
+
+def _label_order(labels: Iterable[str]) -> Callable[[str], Any]:
+  if all(re.fullmatch(r"[+-]?\d+(\.\d+)?", label) for label in labels):
+    return lambda label: (float(label), label)
+  return str
