@@ -185,9 +185,18 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
     if len(labels) < 2:
       raise ConfigError(
         f"stream {name!r}: task {stream.task.name!r} needs labelled examples of 2 classes or more;"
-        f" data {stream.data.name!r} as configured has {len(labels)}"
+        f" data {stream.data.name!r} as configured has {f'only {labels[0]!r}' if labels else 'no labels (data.label)'}"
       )
     task = dataclasses.replace(task, labels=task.labels or tuple(labels))
+  pairs = getattr(source(name, "train"), "pairs", False)
+  if getattr(task, "pair", False) and not pairs or pairs and not hasattr(task, "pair"):
+    number = lambda two: "two texts" if two else "one text"
+    raise ConfigError(
+      f"stream {name!r}: task {stream.task.name!r} reads {number(not pairs)} per example,"
+      f" data {stream.data.name!r} gives {number(pairs)}"
+    )
+  if pairs:
+    task = dataclasses.replace(task, pair=True)
   if task.needs_mask and tok.mask_id is None:
     raise ConfigError(f"stream {name!r}: task {stream.task.name!r} needs a tokenizer with a mask token; this one has none")
   if task.causal is not None and task.causal != architecture.causal:

@@ -15,9 +15,10 @@ from typing import Any
 #   inputs/segment_ids  [B, T] int32, 0 on padding; positions attend only within one segment
 #   inputs/positions    [B, T] int32, counted from the start of the segment
 #   inputs/row          [B]    int32, the row's number in the global batch: keys the dropout noise
+#   inputs/token_types  [B, T] int32, 1 on the second text of a pair; only in runs with pairs
 Batch = Mapping[str, Mapping[str, Any]]
 INPUTS = "inputs"
-INPUT_FIELDS = ("tokens", "segment_ids", "positions", "row")
+INPUT_FIELDS = ("tokens", "segment_ids", "positions", "row", "token_types")
 
 
 @dataclasses.dataclass(frozen=True)

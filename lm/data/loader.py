@@ -17,7 +17,7 @@ from lm.data.mix import Mixture
 from lm.data.plan import Plan
 from lm.data.store import Store
 from lm.data.tokenizer import Tokenizer
-from lm.shapes import INPUTS, Batch
+from lm.shapes import INPUT_FIELDS, INPUTS, Batch
 
 EMPTY = -1  # the row of a batch that holds nothing
 
@@ -163,7 +163,7 @@ class Loader:
     for i, source in enumerate(self._rows):
       mine = np.flatnonzero(stream == i)
       for name, values in source.read(numbers[mine], epochs[mine], length).items():
-        part = batch.setdefault(INPUTS if name in ("tokens", "segment_ids", "positions") else source.stream.key, {})
+        part = batch.setdefault(INPUTS if name in INPUT_FIELDS else source.stream.key, {})
         shape = (len(wanted), *values.shape[1:])
         if name in part and part[name].shape != shape:  # two streams of one task, of different width
           shape = tuple(np.maximum(part[name].shape, shape))
@@ -197,7 +197,7 @@ class EvalLoader:
 
   def _batch(self, numbers: np.ndarray, length: int) -> Batch:
     arrays = self._rows.read(numbers, np.zeros(len(numbers), np.int64), length)
-    inputs = {name: arrays.pop(name) for name in ("tokens", "segment_ids", "positions")}
+    inputs = {name: arrays.pop(name) for name in INPUT_FIELDS if name in arrays}
     inputs["row"] = np.arange(len(numbers), dtype=np.int32)
     return {INPUTS: inputs, self._rows.stream.key: arrays}
 

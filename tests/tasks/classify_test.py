@@ -1,0 +1,87 @@
+"""Pairs: the layout of BERT, cut like Hugging Face's longest_first at any row length, apart from single texts."""
+
+import numpy as np
+import pytest
+
+from lm.config import ConfigError
+from lm.data import store
+from lm.data.loader import EvalLoader, StreamData
+from lm.data.tokenizer import Bytes
+from lm.tasks.classify import Classify
+from tests.conftest import make_run
+
+PAIRS = [("ab", "xyz"), ("abcdefghij", "x"), ("a", "xyzuvw"), ("abcdefg", "stuvwxyz")]
+
+
+def write_table(path, pairs=PAIRS * 4):
+  path.write_text("\n".join(["a\tb\tlabel", *(f"{a}\t{b}\t{'yn'[i % 2]}" for i, (a, b) in enumerate(pairs))]) + "\n")
+  return {"name": "table", "path": str(path), "validation": str(path), "test": str(path), "text": ("a", "b"), "label": "label"}
+
+
+def read_rows(tmp_path, seq_len):
+  """Tokens as pieces, and token types, of every row without its padding."""
+  from lm.data.sources.table import Table
+
+  options = write_table(tmp_path / "x.tsv", PAIRS)
+  source = Table("test", **{name: value for name, value in options.items() if name != "name"})
+  task, tok = Classify(source.labels, pair=True), Bytes()
+  stream = StreamData("s", "s", task, store.build(source, tok, task, tmp_path), tok)
+  for batch, _ in EvalLoader(stream, batch_size=4, seq_len=seq_len):
+    inputs = batch["inputs"]
+    assert inputs["token_types"][inputs["segment_ids"] == 0].sum() == 0
+    for row, length in enumerate(np.sum(inputs["segment_ids"] > 0, axis=1)):
+      yield [tok.piece(i) for i in inputs["tokens"][row, :length].tolist()], inputs["token_types"][row, :length].tolist()
+
+
+def longest_first(a, b, room):
+  """One token after the other off the end of the longer side, off the second where they are equal (transformers)."""
+  while len(a) + len(b) > room:
+    a, b = (a[:-1], b) if len(a) > len(b) else (a, b[:-1])
+  return a, b
+
+
+@pytest.mark.parametrize("seq_len", [5, 6, 7, 8, 10, 13, 32])
+def test_a_pair_is_cut_from_its_longer_side(seq_len, tmp_path):
+  for (pieces, token_types), (a, b) in zip(read_rows(tmp_path, seq_len), PAIRS, strict=True):
+    a, b = longest_first(a, b, seq_len - 3)
+    assert pieces == ["<s>", *a, "</s>", *b, "</s>"]
+    assert token_types == [0] * (len(a) + 2) + [1] * (len(b) + 1)
+
+
+def test_single_texts_have_no_token_types(tmp_path):
+  batch = make_run("classify").loader.batch(0)
+  assert batch["inputs"].keys() == {"row", "tokens", "segment_ids", "positions"}
+  assert batch["classify"].keys() == {"label", "weights"}
+
+
+def test_the_model_reads_token_types(tmp_path):
+  model = {"name": "bert-base-uncased", "num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64, "vocab_size": 0}
+  run = make_run("classify", data=write_table(tmp_path / "x.tsv"), model=model)
+  batch, state = run.loader.batch(0), run.init_state()
+  assert run.tasks["classify"].pair
+  assert batch["inputs"]["token_types"].max() == 1
+  inputs, model = batch["inputs"], run.program.spec.model
+  hidden = lambda types: np.asarray(model.hidden(state.params, {**inputs, "token_types": types})[0])
+  assert np.abs(hidden(inputs["token_types"]) - hidden(0 * inputs["token_types"])).max() > 0.1
+
+
+def test_pairs_and_documents_share_a_batch(tmp_path):
+  from tests.conftest import TEXTS
+
+  streams = {
+    "docs": {"task": "mlm", "data": {"name": "memory", "texts": TEXTS}},
+    "pairs": {"task": "classify", "data": write_table(tmp_path / "x.tsv")},
+  }
+  run = make_run("mlm", task=None, data=None, streams=streams)
+  batch = run.loader.batch(0)
+  of_pairs = batch["pairs"]["weights"] > 0
+  assert 0 < of_pairs.sum() < 8
+  assert (batch["inputs"]["token_types"].max(axis=1) == of_pairs).all()
+
+
+def test_a_task_of_single_texts_refuses_pairs_and_the_other_way_round(tmp_path):
+  pairs = write_table(tmp_path / "x.tsv")
+  with pytest.raises(ConfigError, match="'mlm' reads one text per example, data 'table' gives two texts"):
+    make_run("mlm", data=pairs)
+  with pytest.raises(ConfigError, match="'classify' reads two texts per example, data 'table' gives one text"):
+    make_run("classify", task={"name": "classify", "pair": True}, data={**pairs, "text": ("a",)})
