@@ -1,5 +1,6 @@
 """Runs a run's evaluators: names them, compiles what they need, collects what they yield."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,22 @@ from lm.shapes import Batch
 
 
 def make_evaluators(run: Run) -> dict[str, Evaluator]:
-  """The config's evaluators by name, or those of the tasks: '<split>', or '<stream>_<split>' with several streams."""
+  """The config's evaluators by name, or those of the tasks: '<split>', or '<stream>_<split>' with several streams.
+
+  A task's evaluator is left out, and that is said, where its split is empty; one that the config names is an error there.
+  """
   named = dict(run.config.evaluators)
   if not named:
     streams = run.config.all_streams
     for stream in streams:
       for kind, split in run.load(stream, "train").task.evaluators:
+        if not len(run.source(stream, split)):
+          notice = f"its {split} split is empty, so nothing is measured there; data.{split}=FILE is the way out"
+          print(f"data {streams[stream].data.name!r}: {notice}", file=sys.stderr)
+          continue
         name = split if len(streams) == 1 else f"{stream}_{split}"
         named[name] = Plug(kind, (("split", split), ("stream", stream)))
-  return {name: plug.make("evaluator", value, run=run) for name, value in named.items()}
+  return {name: plug.make("evaluator", value, run=run, name=name) for name, value in named.items()}
 
 
 def best_metric(name: str, evaluators: dict[str, Evaluator]) -> str:

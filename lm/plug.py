@@ -25,7 +25,7 @@ PACKAGES = {
 }
 PRESETS = "lm.models.presets"
 # Fields that the caller gives, so that a config cannot: every source is read for several splits.
-CALLERS = {"data": ("split",), "evaluator": ("run",)}
+CALLERS = {"data": ("split",), "evaluator": ("run", "name")}
 # Files beside the plug-ins that hold their contract or serve them.
 NOT_PLUGINS = {"__init__", "task", "objective", "cross_entropy", "readout", "peft", "evaluator", "source"}
 WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}

@@ -1,32 +1,148 @@
 """Accuracy and macro-F1 of a classifier on a split, beside what always answering the commonest class would reach."""
 
+import csv
 import dataclasses
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lm import metrics
 from lm.evals.evaluator import SplitEvaluator
+from lm.report import read_metrics
+
+MATRIX_CLASSES = 12  # with more, the commonest confusions are told instead of the matrix
+NUM_CONFUSIONS = 12
+NUM_ERRORS = 50
+ERRORS_FILE = "errors.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """One entry per example of the split. sequence_N: its number. scores_NC: the probability of each class."""
+
+  sequence_N: np.ndarray
+  label_N: np.ndarray
+  scores_NC: np.ndarray
+
+  @property
+  def prediction_N(self) -> np.ndarray:
+    """The class with the largest probability."""
+    return self.scores_NC.argmax(-1)
+
+  def confusion(self) -> np.ndarray:
+    """Examples by (label, prediction)."""
+    counts = np.zeros((self.scores_NC.shape[1],) * 2, np.int64)
+    np.add.at(counts, (self.label_N, self.prediction_N), 1)
+    return counts
 
 
 @dataclasses.dataclass
 class Classification(SplitEvaluator):
-  """Yields loss, accuracy, macro_f1, and baseline/<split>_majority_accuracy (the training split's commonest label)."""
+  """Yields loss, accuracy, macro_f1, and baseline/<split>_majority_accuracy (the training split's commonest label).
+
+  When the run ends it tells these beside step 0 and the baseline, with the confusion matrix, and writes the errors of the
+  highest loss to errors.csv: split, row (its number in the split, from 0), texts, label, prediction, probability of each.
+  """
+
+  def __post_init__(self):
+    super().__post_init__()
+    self._latest: tuple[dict[str, float], Predictions] | None = None
 
   headline = "accuracy"
 
   def __call__(self, params):
-    results, labels, predictions = [], [], []
+    results, parts = [], []
     for _batch, result in self.passes(params):
-      results.append(result)
-      own = {name.split("/", 1)[1]: value for name, value in result["predictions"].items()}
+      own = {name.split("/", 1)[1]: value for name, value in result.pop("predictions").items()}
       counted = own["weights"] > 0
-      labels.append(own["label"][counted])
-      predictions.append(own["scores"].argmax(-1)[counted])
-    truth, guess = np.concatenate(labels), np.concatenate(predictions)
-    num_classes = results[0]["predictions"][f"{self.data.key}/scores"].shape[-1]
-    yield from metrics.divide(*self.means(results)).items()
-    yield "macro_f1", metrics.macro_f1(truth, guess, num_classes)
-    train = self.run.load(self.stream, "train").store.values("label")
-    majority = np.full_like(truth, np.bincount(train).argmax())
-    yield f"baseline/{self.split}_majority_accuracy", metrics.accuracy(truth, majority)
-    yield f"baseline/{self.split}_majority_macro_f1", metrics.macro_f1(truth, majority, num_classes)
+      parts.append((result.pop("sequence")[counted], own["label"][counted], own["scores"][counted]))
+      results.append(result)
+    found = Predictions(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    num_classes = found.scores_NC.shape[1]
+    majority = np.full_like(found.label_N, np.bincount(self.run.load(self.stream, "train").store.values("label")).argmax())
+    values = metrics.divide(*self.means(results)) | {
+      "macro_f1": metrics.macro_f1(found.label_N, found.prediction_N, num_classes),
+      f"baseline/{self.split}_majority_accuracy": metrics.accuracy(found.label_N, majority),
+      f"baseline/{self.split}_majority_macro_f1": metrics.macro_f1(found.label_N, majority, num_classes),
+    }
+    self._latest = values, found
+    yield from values.items()
+
+  def report(self, folder):
+    assert self._latest is not None, "a run reports after its last evaluation"
+    values, found = self._latest
+    labels = self.data.task.labels
+    curves = read_metrics(folder)
+    parts = []
+    for name, words in (("accuracy", "accuracy"), ("macro_f1", "macro F1")):
+      steps, history = curves.get(f"eval/{self.name}/{name}", ([], []))
+      before = f", step 0 {history[0]:.3f}" if steps[:1] == [0] else ""
+      majority = values[f"baseline/{self.split}_majority_{name}"]
+      parts.append(f"{words} {values[name]:.3f} (majority class {majority:.3f}{before})")
+    lines = [f"{self.name}: {', '.join(parts)}"]
+    if len(answers := set(found.prediction_N.tolist())) == 1 < len(set(found.label_N.tolist())):
+      lines.append(f"every answer is {labels[answers.pop()]!r}: try more steps, or another config.optimizer.learning_rate")
+    if errors := self._errors(found):
+      lines += matrix(found.confusion(), labels) if len(labels) <= MATRIX_CLASSES else confusions(found.confusion(), labels)
+      write_errors(folder / ERRORS_FILE, self.name, errors)
+      wrong = int(np.sum(found.prediction_N != found.label_N))
+      lines.append(f"{wrong:,} of {len(found.label_N):,} wrong; the {len(errors)} of highest loss: {folder / ERRORS_FILE}")
+    return "\n".join(lines)
+
+  def _errors(self, found: Predictions) -> list[dict[str, Any]]:
+    """The wrong predictions of highest loss, the worst first."""
+    source, labels = self.run.source(self.stream, self.split), self.data.task.labels
+    of_label_N = np.take_along_axis(found.scores_NC, found.label_N[:, None], axis=1)[:, 0]
+    wrong = np.flatnonzero(found.prediction_N != found.label_N)
+    rows = []
+    for i in wrong[np.argsort(of_label_N[wrong], kind="stable")][:NUM_ERRORS]:
+      prediction, number = found.prediction_N[i], int(found.sequence_N[i])
+      texts = {name: value for name, value in source[number].items() if name.startswith("text")}
+      rows.append(
+        {"split": self.name, "row": number, **texts, "label": labels[found.label_N[i]], "prediction": labels[prediction]}
+        | {"label_probability": f"{of_label_N[i]:.4f}", "prediction_probability": f"{found.scores_NC[i, prediction]:.4f}"}
+      )
+    return rows
+
+
+def matrix(counts: np.ndarray, labels: Sequence[str]) -> list[str]:
+  """Lines of a confusion matrix: a row per label, a column per prediction."""
+  names = [label if len(label) <= 16 else label[:15] + "…" for label in labels]
+  cells = [["", *names], *([name, *map(str, row)] for name, row in zip(names, counts, strict=True))]
+  widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
+  right = lambda cell, width: " " * (width - _columns(cell)) + cell
+  lines = ["  ".join(map(right, line, widths)) for line in cells]
+  return ["confusion matrix, a row per label, a column per prediction:", *(f"  {line}" for line in lines)]
+
+
+def _columns(text: str) -> int:
+  """Columns of a terminal that a text takes: Chinese characters take two."""
+  return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def confusions(counts: np.ndarray, labels: Sequence[str]) -> list[str]:
+  """Lines of the commonest wrong answers."""
+  wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+  order = np.argsort(-wrong, axis=None, kind="stable")[:NUM_CONFUSIONS]
+  pairs = [(*np.unravel_index(place, wrong.shape), int(wrong.flat[place])) for place in order if wrong.flat[place]]
+  lines = [f"  {count:>6,}  {labels[truth]} taken for {labels[guess]}" for truth, guess, count in pairs]
+  return ["commonest confusions:", *lines]
+
+
+def write_errors(path: Path, split: str, rows: list[dict[str, Any]]) -> None:
+  """Puts the rows of one split into the file that all splits share: test before others."""
+  kept = []
+  if path.is_file():
+    with path.open(encoding="utf-8", newline="") as file:
+      csv.field_size_limit(2**31 - 1)  # a text is as long as it is
+      kept = [row for row in csv.DictReader(file) if row["split"] != split]
+  rows = sorted([*rows, *kept], key=lambda row: not row["split"].endswith("test"))
+  temporary = path.with_name(path.name + ".tmp")
+  with temporary.open("w", encoding="utf-8", newline="") as file:
+    writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+  temporary.replace(path)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -26,6 +27,7 @@ class Evaluator:
   run: Run
   split: str = "validation"  # which split of the stream
   stream: str = ""  # its name; empty if there is only one
+  name: str = ""  # what the run calls it
 
   def __post_init__(self):
     names = list(self.run.config.all_streams)
@@ -47,6 +49,11 @@ class Evaluator:
   def __call__(self, params: dict) -> Iterable[tuple[str, float]]:
     raise NotImplementedError
 
+  def report(self, folder: Path) -> str:
+    """What the run says of the last evaluation when it ends, "" for nothing. folder: the workdir, which may get files."""
+    del folder
+    return ""
+
 
 @dataclasses.dataclass
 class SplitEvaluator(Evaluator):
@@ -62,11 +69,14 @@ class SplitEvaluator(Evaluator):
     return [(self.data.key, batch) for batch in self.loader.shapes()]
 
   def passes(self, params: dict) -> Iterator[tuple[Batch, dict[str, Any]]]:
-    """(host batch, the eval step's result) for every batch of the split; the next batch is dispatched meanwhile."""
+    """(host batch, the eval step's result) for every batch of the split; the next batch is dispatched meanwhile.
+
+    The result also has "sequence": for each row the number of its first stored sequence, EMPTY where there is none.
+    """
     waiting = None
-    for batch, _sequence_B in self.loader:
+    for batch, sequence_B in self.loader:
       placed = sharding.place(batch, self.run.mesh)
-      result = (batch, self.run.program.evaluate(self.data.key, params, placed))
+      result = (batch, self.run.program.evaluate(self.data.key, params, placed) | {"sequence": sequence_B})
       if waiting is not None:
         yield waiting[0], jax.device_get(waiting[1])
       waiting = result
