@@ -19,6 +19,7 @@ import numpy as np
 from lm import checkpoint, config, evaluate, metrics, record, sharding, tree
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
+from lm.data.preview import preview
 from lm.evals.evaluator import Evaluator
 from lm.files import write_json
 from lm.run import Run
@@ -74,6 +75,8 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
         if loop.number % eval_every == 0 and loop.number < run.total_steps:
           loop.evaluate()
       loop.evaluate()
+      for text in filter(None, (evaluator.report(workdir) for evaluator in evaluators.values())):
+        tracker.say(text)
       status = "finished"
     except KeyboardInterrupt:  # asked to stop, or a notebook's stop button
       status = "interrupted"
@@ -285,13 +288,14 @@ class _Loop:
 
 def _describe(run: Run, manifest: dict[str, Any], origin: _Origin) -> str:
   """The lines a run starts with: where it runs, how large it is, what it reads, where it starts."""
-  params = run.program.num_params
+  params, names = run.program.num_params, run.config.all_streams
   mesh = ", ".join(f"{axis} {size}" for axis, size in manifest["mesh"].items())
   return "\n".join(
     [
       f"mesh: {mesh} of {manifest['device_kind']}; {manifest['cores']} cores; compute in {manifest['dtype']}",
       f"parameters: {params['total']:,}, trainable {params['trainable']:,}; accumulation {manifest['accumulation']}",
       run.loader.report(),
+      *filter(None, (preview(run.load(name, "train"), run.config.seq_len, run.source(name, "train")) for name in names)),
       f"steps: {run.total_steps}; starts from {origin.words}",
     ]
   )

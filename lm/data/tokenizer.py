@@ -55,6 +55,10 @@ class Tokenizer:
     """Text of ids; specials are left out."""
     raise NotImplementedError
 
+  def piece(self, i: int) -> str:
+    """What an id stands for, for people: a space as U+2581, a byte as <0xE4>, specials by name."""
+    raise NotImplementedError
+
   def fingerprint(self) -> str:
     """Hash of everything that decides the ids."""
     raise NotImplementedError
@@ -77,6 +81,11 @@ class Bytes(Tokenizer):
 
   def decode(self, ids):
     return bytes(i - 5 for i in ids if i >= 5).decode(errors="replace")
+
+  def piece(self, i):
+    if i < 5:
+      return (PAD, UNK, BOS, EOS, MASK)[i]
+    return chr(i - 5).replace(" ", _SPACE_MARK) if 32 <= i - 5 < 127 else f"<0x{i - 5:02X}>"
 
   def fingerprint(self):
     return "bytes"
@@ -113,6 +122,9 @@ class SentencePiece(Tokenizer):
 
   def decode(self, ids):
     return self._model.decode([int(i) for i in ids if int(i) not in self._specials])
+
+  def piece(self, i):
+    return self._model.id_to_piece(i).replace("\n", "<0x0A>")
 
   def fingerprint(self):
     return hashlib.sha256(self._model.serialized_model_proto()).hexdigest()

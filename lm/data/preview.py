@@ -1,0 +1,39 @@
+"""What a run is about to read, for a person to look at: the source's counts, lengths in tokens, a few encoded examples."""
+
+from typing import Any
+
+import numpy as np
+
+from lm.data.loader import Rows, StreamData
+from lm.data.source import Source
+
+PERCENTILES = (50, 90, 99)
+NUM_EXAMPLES = 3
+NUM_PIECES = 40  # of an example that are shown
+
+
+def preview(stream: StreamData, seq_len: int, source: Source | Any) -> str:
+  """The lines on one stream; without lengths and examples where documents are packed, "" if there is nothing to say."""
+  describe = getattr(source, "describe", None)
+  lines = [describe()] if describe else []
+  if not stream.task.packed:
+    lengths, rows = stream.store.lengths, Rows(stream, seq_len, seed=0)
+    parts = [f"{percentile}% at most {np.percentile(lengths, percentile):.0f}" for percentile in PERCENTILES]
+    share = rows.plan.num_truncated / len(lengths)
+    lines.append(f"tokens per example: {', '.join(parts)}, the longest {lengths.max():,}; {share:.1%} cut to {seq_len}")
+    lines += _examples(rows)
+  return "\n".join(lines)
+
+
+def _examples(rows: Rows) -> list[str]:
+  count = min(NUM_EXAMPLES, rows.plan.num_rows)
+  arrays = rows.read(np.arange(count), np.zeros(count, np.int64), rows.seq_len)
+  labels = getattr(rows.stream.task, "labels", ())
+  lines = []
+  for row in range(count):
+    ids = arrays["tokens"][row][arrays["segment_ids"][row] > 0]
+    pieces = [rows.stream.tok.piece(int(i)) for i in ids]
+    more = f" ... ({len(pieces)} tokens)" if len(pieces) > NUM_PIECES else ""
+    label = f"{labels[arrays['label'][row]]}: " if labels else ""
+    lines.append(f"  {label}{' '.join(pieces[:NUM_PIECES])}{more}")
+  return lines

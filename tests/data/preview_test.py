@@ -1,0 +1,40 @@
+"""What a person is shown before training: lengths, share that is cut, examples with visible specials and labels."""
+
+from lm.data import store
+from lm.data.loader import StreamData
+from lm.data.preview import preview
+from lm.data.sources.memory import Memory
+from lm.data.tokenizer import Bytes
+from lm.tasks.causal import Causal
+from lm.tasks.classify import Classify
+
+TEXTS = ("a b", "é\n", *("x" * 98 for _ in range(18)))
+
+
+class Described(Memory):
+  """A source with something to say."""
+
+  def describe(self):
+    return "twenty texts"
+
+
+def make_stream(task, tmp_path):
+  source = Described(texts=TEXTS, text_labels=("q", "r") * 10)
+  return StreamData("s", "s", task, store.build(source, Bytes(), task, tmp_path), Bytes()), source
+
+
+def test_lengths_cuts_and_examples(tmp_path):
+  stream, source = make_stream(Classify(("q", "r")), tmp_path)
+  lines = preview(stream, 64, source).split("\n")
+  assert lines[:2] == [
+    "twenty texts",
+    "tokens per example: 50% at most 100, 90% at most 100, 99% at most 100, the longest 100; 90.0% cut to 64",
+  ]
+  assert lines[2:4] == ["  q: <s> a ▁ b </s>", "  r: <s> <0xC3> <0xA9> <0x0A> </s>"]
+  assert lines[4].startswith("  q: <s> x x x") and lines[4].endswith(" ... (64 tokens)")
+
+
+def test_packed_streams_have_their_description_only(tmp_path):
+  stream, source = make_stream(Causal(), tmp_path)
+  assert preview(stream, 64, source) == "twenty texts"
+  assert preview(stream, 64, Memory(texts=TEXTS)) == ""
