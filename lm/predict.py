@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import ConfigError
-from lm.data import records
+from lm.data.rows import RowFile
 from lm.files import read_json, write_json
 from lm.plug import convert
 from lm.predictor import Predictor
@@ -43,7 +43,7 @@ def predict_file(
   options = predictor.data[key]
   columns = tuple(text) or convert("data.text", options.get("text", "text"), tuple[str, ...])
   how = {name: options[name] for name in ("encoding", "delimiter", "quoting") if name in options}
-  rows = _rows(input, columns, records.read(input, **how))
+  rows = _rows(RowFile(str(input), "--input", **how), columns)
   origin = {"input": _sha256(input), "model": predictor.fingerprint(), "task": key, "text": list(columns)}
   beside = output.with_name(output.name + ".origin.json")
   done, size = _resume(output, beside, origin)
@@ -72,8 +72,7 @@ def predict_file(
 
 def check_paths(input: Path, output: Path) -> None:
   """Raises ConfigError for files that cannot be read and written; needs no model, so it can be asked before one is loaded."""
-  if not input.is_file():
-    raise ConfigError(f"--input={input}: no such file")
+  RowFile(str(input), "--input").check()
   if output.is_dir() or (output.exists() and output.samefile(input)):
     raise ConfigError(f"--output={output}: is {'a folder' if output.is_dir() else 'the input as well'}; choose another")
 
@@ -104,15 +103,14 @@ def _resume(output: Path, beside: Path, origin: Mapping[str, Any]) -> tuple[int,
   return lines, size
 
 
-def _rows(input: Path, columns: Sequence[str], found: Iterator[records.Record]) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _rows(file: RowFile, columns: Sequence[str]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
   """(what `predict` reads, the row) for every row."""
-  for number, row in found:
-    missing = [column for column in columns if not isinstance(row.get(column), str)]
-    if missing:
-      held = ", ".join(map(repr, row)) or "none"
-      raise ConfigError(
-        f"{records.where(input, number)}: no text in column {', '.join(map(repr, missing))}; its columns are {held}"
-      )
+  for number, row in file.rows([("data.text", column) for column in columns]):
+    if isinstance(row, str):
+      raise ConfigError(f"{file.where(number)}: {row}")
+    bare = [column for column in columns if not isinstance(row[column], str)]
+    if bare:
+      raise ConfigError(f"{file.where(number)}: {bare[0]!r} holds no text")
     yield dict(zip(("text", "text_pair"), (row[column] for column in columns), strict=False)), row
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from lm.config import ConfigError
-from lm.data.cells import DELIMITERS, READERS, CellFile
+from lm.data.rows import DELIMITERS, READERS, Cells, RowFile
 from lm.data.source import SPLITS
 
 BAD_ROWS = ("error", "skip")
@@ -50,10 +50,7 @@ class Table:
     if not self.path:
       raise ConfigError(f"data.path='': not set; accepted are files that end in {', '.join(READERS)}")
     for file in self._files.values():
-      if file.suffix not in READERS:
-        raise ConfigError(f"{file.setting}={file.path!r}: accepted are files that end in {', '.join(READERS)}")
-      if not os.path.isfile(file.path):
-        raise ConfigError(f"{file.setting}={file.path!r}: no such file")
+      file.check()
     if len(self.text) not in (1, 2) or len({*self.text, self.label}) < len(self.text) + 1:
       raise ConfigError(f"data.text={self.text!r}: accepted are one column, or two for pairs, other than data.label")
     if self.on_bad_row not in BAD_ROWS:
@@ -113,11 +110,11 @@ class Table:
     return "\n".join(lines)
 
   @property
-  def _files(self) -> dict[str, CellFile]:
+  def _files(self) -> dict[str, RowFile]:
     """By split; those that are set."""
     settings = {"train": "path", "validation": "validation", "test": "test"}
     how = (self.encoding, self.delimiter, self.quoting)
-    return {s: CellFile(getattr(self, name), f"data.{name}", *how) for s, name in settings.items() if getattr(self, name)}
+    return {s: RowFile(getattr(self, name), f"data.{name}", *how) for s, name in settings.items() if getattr(self, name)}
 
   @functools.cached_property
   def _loaded(self) -> "_Loaded":
@@ -150,12 +147,12 @@ def _load(table: Table, stamps: tuple[tuple[int, int], ...]) -> _Loaded:
   return _Loaded(splits, skipped)
 
 
-def _read(table: Table, file: CellFile, skipped: Counter[tuple[str, str]]) -> list[Example]:
+def _read(table: Table, file: RowFile, skipped: Counter[tuple[str, str]]) -> list[Example]:
   """The file's good rows, in its order."""
   wanted = [("data.text", name) for name in table.text] + ([("data.label", table.label)] if table.label else [])
-  found, parse = [], _parser([name for _, name in wanted], len(table.text))
+  found, columns = [], [name for _, name in wanted]
   for number, cells in file.rows(wanted):
-    example = cells if isinstance(cells, str) else parse(cells)
+    example = cells if isinstance(cells, str) else _parse(cells, columns, len(table.text))
     if not isinstance(example, str):
       found.append(example)
     elif table.on_bad_row == "error":
@@ -168,31 +165,18 @@ def _read(table: Table, file: CellFile, skipped: Counter[tuple[str, str]]) -> li
   return found
 
 
-def _parser(columns: list[str], num_texts: int) -> Callable[[list[Any]], Example | str]:
-  """From the cells of these columns to an example, or to what is wrong with them."""
-
-  def parse(cells: list[Any]) -> Example | str:
-    values: list[str] = []
-    for column, cell in zip(columns, cells, strict=True):
-      value = cell if isinstance(cell, str) else _as_text(cell)
-      if value is None:
-        return f"{column!r} holds a {type(cell).__name__}"
-      if not value or value.isspace():
-        return f"{column!r} is empty"
-      if not _encodes(value):
-        return f"{column!r} holds half a surrogate pair"
-      values.append(value)
-    return tuple(values[:num_texts]), "".join(values[num_texts:]).strip()
-
-  return parse
-
-
-def _encodes(text: str) -> bool:
-  try:
-    text.encode()
-  except UnicodeEncodeError:  # "\\ud800" in JSON
-    return False
-  return True
+def _parse(cells: Cells, columns: list[str], num_texts: int) -> Example | str:
+  """The example in the cells of these columns, or what is wrong with them."""
+  values: list[str] = []
+  for column in columns:
+    cell = cells[column]
+    value = cell if isinstance(cell, str) else _as_text(cell)
+    if value is None:
+      return f"{column!r} holds a {type(cell).__name__}"
+    if not value or value.isspace():
+      return f"{column!r} is empty"
+    values.append(value)
+  return tuple(values[:num_texts]), "".join(values[num_texts:]).strip()
 
 
 def _as_text(cell: Any) -> str | None:

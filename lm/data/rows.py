@@ -1,0 +1,187 @@
+"""Files of rows with named columns, one row after the other: csv, tsv, jsonl, parquet, and txt with a text per line.
+
+csv (RFC 4180) may hold delimiters, line breaks and doubled quotes in quoted cells; its first row names the columns. The
+file is never in memory as a whole, and a bad row is a value, not an error: whoever reads decides.
+"""
+
+import csv
+import dataclasses
+import difflib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm.config import ConfigError
+
+MAX_CELL = 2**31 - 1  # characters; the csv module refuses cells of more than 131,072 unless told
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+QUOTES = "quotes do not pair up, data.quoting=false takes them as text"
+PEEK = 1000  # rows of jsonl whose columns are all that there are
+
+Cells = dict[str, Any]
+# The line a row starts on (its number, in parquet), and its cells by column, or what is wrong with it.
+Row = tuple[int, Cells | str]
+Wanted = Sequence[tuple[str, str]]  # (setting, column) pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class RowFile:
+  """A file and how it is read. setting: the one that named it, for errors.
+
+  delimiter, quoting: of csv and tsv. Without quoting a quote is a character like others.
+  """
+
+  path: str
+  setting: str = "data.path"
+  encoding: str = "utf-8-sig"
+  delimiter: str = ""  # "": a comma in csv, a tab in tsv
+  quoting: bool = True
+
+  @property
+  def suffix(self) -> str:
+    """What the file is, e.g. ".csv"."""
+    return Path(self.path).suffix.lower()
+
+  def check(self) -> None:
+    """Raises ConfigError if there is no such file, or it is none that can be read."""
+    if self.suffix not in READERS:
+      raise ConfigError(f"{self.setting}={self.path!r}: accepted are files that end in {', '.join(READERS)}")
+    if not Path(self.path).is_file():
+      raise ConfigError(f"{self.setting}={self.path!r}: no such file")
+
+  def rows(self, wanted: Wanted) -> Iterator[Row]:
+    """All rows with all their columns; blank lines of csv, tsv and jsonl are no rows, those of txt are.
+
+    Of several columns of a name the second is called <name>_2, and so on. wanted: columns that must be there once.
+
+    Raises:
+      ConfigError: one of them is not, bytes that are no text, a quote that swallows lines, an unreadable file.
+    """
+    self.check()
+    try:
+      yield from READERS[self.suffix](self, wanted)
+    except UnicodeError as error:
+      raise _undecodable(self) from error
+    except OSError as error:
+      raise ConfigError(f"{self.setting}={self.path!r}: cannot be read: {error.strerror or error}") from error
+
+  def where(self, number: int) -> str:
+    """A row's place in words: "reviews.csv line 3"."""
+    return f"{self.path} {'row' if self.suffix == '.parquet' else 'line'} {number}"
+
+  def check_columns(self, found: Sequence[str], wanted: Wanted) -> None:
+    """Raises ConfigError if a wanted column does not stand among those found once."""
+    for setting, column in wanted:
+      if found.count(column) > 1:
+        raise ConfigError(f"{setting}={column!r}: {self.path} has {found.count(column)} columns of that name")
+      if column not in found:
+        nearest = ", ".join(map(repr, difflib.get_close_matches(column, found, len(found) or 1, 0.0))) or "none"
+        raise ConfigError(f"{setting}={column!r}: no such column in {self.path}; its columns, the nearest first: {nearest}")
+
+
+def _csv_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
+  csv.field_size_limit(MAX_CELL)
+  quoting = csv.QUOTE_MINIMAL if file.quoting else csv.QUOTE_NONE
+  with open(file.path, encoding=file.encoding, newline="") as stream:
+    # strict: otherwise a quote that is never closed would take the rest of the file into one cell without a word
+    reader = csv.reader(stream, delimiter=file.delimiter or DELIMITERS[file.suffix], quoting=quoting, strict=True)
+    records = _records(file, reader)
+    _, header = next(records, (1, []))
+    if isinstance(header, str):
+      raise ConfigError(f"{file.where(1)}: {header}")
+    names = [name.strip() for name in header]
+    file.check_columns(names, wanted)
+    names = [name if (n := names[:i].count(name)) == 0 else f"{name}_{n + 1}" for i, name in enumerate(names)]
+    for line, cells in records:
+      if isinstance(cells, list) and len(cells) != len(names):
+        yield line, f"{len(cells)} cells where the first row has {len(names)}"
+      else:
+        yield line, cells if isinstance(cells, str) else dict(zip(names, cells, strict=True))
+
+
+def _records(file: RowFile, reader: Any) -> Iterator[tuple[int, list[str] | str]]:
+  """All cells of each record that is not blank."""
+  while True:
+    first = reader.line_num + 1
+    try:
+      cells = next(reader, None)
+    except csv.Error as error:
+      if reader.line_num > first:  # nobody knows how many rows are inside, so there is nothing to skip
+        raise ConfigError(f"{file.path} lines {first} to {reader.line_num}: {QUOTES} ({error})") from error
+      yield first, f"{QUOTES} ({error})"
+      continue
+    if cells is None:
+      return
+    if cells:
+      yield first, cells
+
+
+def _jsonl_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
+  with open(file.path, encoding=file.encoding) as stream:
+    rows = ((number, _json(line)) for number, line in enumerate(stream, 1) if line.strip())
+    first = list(itertools.islice(rows, PEEK))
+    columns = dict.fromkeys(name for _, cells in first if isinstance(cells, dict) for name in cells)
+    if columns:
+      file.check_columns(list(columns), wanted)
+    # A row that leaves out a column has nothing in it.
+    empty = dict.fromkeys(column for _, column in wanted)
+    for number, cells in itertools.chain(first, rows):
+      yield number, empty | cells if isinstance(cells, dict) else cells
+
+
+def _json(line: str) -> Cells | str:
+  try:
+    value = json.loads(line)
+  except (ValueError, RecursionError) as error:
+    return f"bad JSON ({getattr(error, 'msg', 'nested too deeply')})"
+  if not isinstance(value, dict):
+    return "not a JSON object"
+  if "\\u" in line and not _encodes(json.dumps(value, ensure_ascii=False)):
+    return "holds half a surrogate pair"
+  return value
+
+
+def _encodes(text: str) -> bool:
+  try:
+    text.encode()
+  except UnicodeEncodeError:  # "\ud800" in JSON
+    return False
+  return True
+
+
+def _parquet_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
+  import pyarrow
+  from pyarrow import parquet
+
+  try:
+    with parquet.ParquetFile(file.path) as table:
+      file.check_columns(table.schema_arrow.names, wanted)
+      yield from enumerate((row for batch in table.iter_batches() for row in batch.to_pylist()), 1)
+  except pyarrow.ArrowException as error:
+    raise ConfigError(f"{file.setting}={file.path!r}: not a whole parquet file") from error
+
+
+def _txt_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
+  file.check_columns(["text"], wanted)
+  with open(file.path, encoding=file.encoding) as stream:
+    yield from ((number, {"text": line.removesuffix("\n")}) for number, line in enumerate(stream, 1))
+
+
+READERS = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows, ".txt": _txt_rows}
+
+
+def _undecodable(file: RowFile) -> ConfigError:
+  """Says where: the reader knows the byte only from the start of its buffer."""
+  data, offset = Path(file.path).read_bytes(), 0
+  try:
+    data.decode(file.encoding)
+  except UnicodeDecodeError as error:
+    offset = len(data) - len(error.object) + error.start  # utf-8-sig takes the BOM off before it counts
+  except UnicodeError:  # no byte to name: UTF-16 without its mark
+    pass
+  return ConfigError(
+    f"{file.setting}={file.path!r}: byte {offset} is not {file.encoding} text; "
+    "accepted is another data.encoding, such as cp1252, gb18030 or utf-16"
+  )
