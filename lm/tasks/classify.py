@@ -12,26 +12,25 @@ from lm.tasks.cross_entropy import token_sums
 from lm.tasks.task import Task
 
 NO_LABEL = -1  # stored where an example has none
-PLACES = CLS, FIRST, SEP, SECOND, LAST = range(5)  # of a pair's tokens, in the order of a row
+PLACES = CLS, FIRST, SEP, SECOND, LAST = range(5)  # of a token in its row; a single text has no SEP and no SECOND
 
 
 @dataclasses.dataclass(frozen=True)
 class Classify(Task):
   """Multi-class classification.
 
-  `prepare({"text": "ab", "label": "json"})` stores tokens [cls a b sep] and label [3] if "json" is label number 3;
-  an example without a label stores [-1], which has no weight. Text longer than a row is cut.
-
-  Tokens of the pair "ab", "xyz" are stored in the order in which a shorter row gives them up, last first,
-  [cls sep sep a x b y z], so that a row cut to any length loses the longer text's end first. `corrupt` puts them in their
-  places: [cls a b sep x y z sep], token types [0 0 0 0 1 1 1 1].
+  `prepare({"text": "ab", "label": "json"})` stores tokens [cls sep a b] and label [3] if "json" is label number 3; an
+  example without a label stores [-1], which has no weight. The pair "ab", "xyz" is stored as [cls sep sep a x b y z]: the
+  order in which a shorter row gives tokens up, last first, so that a row cut to any length keeps its specials and loses
+  the longer text's end first. `corrupt` puts them in their places: [cls a b sep] and [cls a b sep x y z sep], of which
+  pairs have token types [0 0 0 0 1 1 1 1].
   """
 
   labels: tuple[str, ...] = ()  # the label set; empty takes that of the source's training split
   pair: bool = False  # whether examples have two texts; true where the source says so
 
   packed = False
-  prepare_fields = ("labels",)
+  prepare_fields = ("labels", "pair")
   evaluators = (("classification", "validation"), ("classification", "test"))
   head = "classify"
 
@@ -41,32 +40,28 @@ class Classify(Task):
 
   @property
   def fields(self) -> dict[str, Field]:
-    places = {"place": Field(("T",), pad=len(PLACES))} if self.pair else {}
-    return {"tokens": Field(("T",)), "label": Field(()), **places}
+    return {"tokens": Field(("T",)), "label": Field(()), "place": Field(("T",), pad=len(PLACES))}
 
   def prepare(self, example, tok):
     if "label" in example and example["label"] not in self.labels:
       raise ValueError(f"task.labels: {example['label']!r} is not among the {len(self.labels)} labels")
     label = np.int32(self.labels.index(example["label"]) if "label" in example else NO_LABEL)
-    first = tok.encode(example["text"])
-    if not self.pair:
-      return [{"tokens": np.asarray([tok.cls_id, *first, tok.sep_id], np.int32), "label": label}]
-    second = tok.encode(example["text_pair"])
-    tokens = np.asarray([tok.cls_id, tok.sep_id, tok.sep_id, *first, *second], np.int32)
-    place = np.asarray([CLS, SEP, LAST, *[FIRST] * len(first), *[SECOND] * len(second)], np.int32)
-    kept = np.argsort([-1, -1, -1, *range(len(first)), *range(len(second))], kind="stable")
+    first, second = tok.encode(example["text"]), tok.encode(example["text_pair"]) if self.pair else []
+    ends = [SEP, LAST] if self.pair else [LAST]
+    tokens = np.asarray([tok.cls_id, *[tok.sep_id] * len(ends), *first, *second], np.int32)
+    place = np.asarray([CLS, *ends, *[FIRST] * len(first), *[SECOND] * len(second)], np.int32)
+    kept = np.argsort([-1, *[-1] * len(ends), *range(len(first)), *range(len(second))], kind="stable")
     return [{"tokens": tokens[kept], "place": place[kept], "label": label}]
 
   def corrupt(self, rows, noise, tok, width):
     counted_R = (rows["segment_ids"][:, 0] > 0) & (rows["label"] != NO_LABEL)
-    labels_R = np.maximum(rows["label"], 0)
-    found = {"tokens": rows["tokens"], "label": labels_R, "weights": counted_R.astype(np.float32)}
-    if not self.pair:
-      return found
     order_RT = np.argsort(rows["place"], axis=1, kind="stable")
     place_RT = np.take_along_axis(rows["place"], order_RT, axis=1)
-    token_types_RT = np.isin(place_RT, (SECOND, LAST)).astype(np.int32)
-    return found | {"tokens": np.take_along_axis(rows["tokens"], order_RT, axis=1), "token_types": token_types_RT}
+    return {
+      "tokens": np.take_along_axis(rows["tokens"], order_RT, axis=1),
+      "label": np.maximum(rows["label"], 0),
+      "weights": counted_R.astype(np.float32),
+    } | ({"token_types": np.isin(place_RT, (SECOND, LAST)).astype(np.int32)} if self.pair else {})
 
   def denominators(self, batch):
     weight = jnp.sum(batch["weights"])

@@ -48,6 +48,15 @@ def test_a_pair_is_cut_from_its_longer_side(seq_len, tmp_path):
     assert token_types == [0] * (len(a) + 2) + [1] * (len(b) + 1)
 
 
+def test_a_single_text_keeps_its_last_special_when_it_is_cut():
+  task, tok = Classify(("n", "y")), Bytes()
+  (stored,) = task.prepare({"text": "abcdef", "label": "y"}, tok)
+  for size in (2, 5, 8):
+    cut = {name: stored[name][None, :size] for name in ("tokens", "place")}
+    row = task.corrupt({**cut, "label": np.array([1]), "segment_ids": np.ones((1, size))}, None, tok, size)
+    assert [tok.piece(i) for i in row["tokens"][0].tolist()] == ["<s>", *"abcdef"[: size - 2], "</s>"]
+
+
 def test_single_texts_have_no_token_types(tmp_path):
   batch = make_run("classify").loader.batch(0)
   assert batch["inputs"].keys() == {"row", "tokens", "segment_ids", "positions"}
