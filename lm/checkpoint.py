@@ -142,9 +142,10 @@ def _load(path: Path, abstract: dict[str, Any], partial: bool = False) -> dict[s
   """partial: leaves that `abstract` lacks are not read."""
   from orbax.checkpoint import v1 as ocp
 
-  options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=partial))
+  context = ocp.Context()
+  context.pytree.loading.partial_load = partial
   try:
-    with ocp.Context(pytree_options=options):
+    with context:
       return ocp.load_checkpointables(str(path.absolute()), abstract)
   except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
     raise unreadable(path, error) from error

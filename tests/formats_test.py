@@ -34,6 +34,7 @@ def make_workdir(folder: Path, scratch: Path) -> None:
     "data": data,
     "cache_dir": "",
     "total_steps": 20,
+    "best_metric": "",
     "optimizer": {"name": "sgd", "learning_rate": 0.1},
   }
   train.train(make_run("classify", **settings), scratch)

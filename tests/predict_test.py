@@ -14,7 +14,7 @@ from tests.conftest import TEXTS, make_run
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
   folder = tmp_path_factory.mktemp("run")
-  train.train(make_run("classify", total_steps=2, checkpoint_every=1), folder)
+  train.train(make_run("classify", total_steps=2, seq_len=128), folder)
   return predictor.load(folder, devices=jax.devices()[:1])
 
 
@@ -130,7 +130,7 @@ def test_an_output_of_something_else_is_not_continued(model, tmp_path):
 
 def test_cut_texts_are_counted_over_the_whole_file(model, tmp_path):
   (tmp_path / "in.txt").write_text("\n".join(["x" * 300, *["short"] * 10, "y" * 300]))
-  with pytest.warns(UserWarning, match="2 of 12 texts are longer than the model's 128 tokens"):
+  with pytest.warns(UserWarning, match="2 of 12 texts are longer than the run's 128 tokens"):
     predict.predict_file(model, tmp_path / "in.txt", tmp_path / "out.jsonl")
 
 

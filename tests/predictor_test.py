@@ -17,13 +17,13 @@ from lm.config import ConfigError
 from tests.conftest import LABELS, TEXTS, make_run
 
 ROOT = Path(__file__).parent.parent
-FAST = {"optimizer": {"name": "adamw", "learning_rate": 1e-2}}
+FAST = {"seq_len": 128, "optimizer": {"name": "adamw", "learning_rate": 1e-2}}
 
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory):
   folder = tmp_path_factory.mktemp("runs")
-  train.train(make_run("classify", total_steps=60, checkpoint_every=30, **FAST), folder / "classify")
+  train.train(make_run("classify", total_steps=60, checkpoint_every=30, best_metric="", **FAST), folder / "classify")
   train.train(make_run("causal", total_steps=30, **FAST), folder / "causal")
   return folder
 
@@ -113,7 +113,7 @@ def test_few_row_lengths_are_computed(workdirs, monkeypatch):
 def test_long_texts_are_cut_and_counted(workdirs):
   model = load(workdirs, "classify")
   for call in (model.predict, model.embed):
-    with pytest.warns(UserWarning, match="2 of 3 texts are longer than the model's 128 tokens"):
+    with pytest.warns(UserWarning, match="2 of 3 texts are longer than the run's 128 tokens"):
       call(["x" * 300, "short", "y" * 127])
   with warnings.catch_warnings():
     warnings.simplefilter("error")
@@ -175,6 +175,8 @@ def test_checkpoints_are_chosen_by_step(workdirs):
   assert (early.step, late.step) == (30, 60)
   assert early.fingerprint() != late.fingerprint()
   assert early.predict(TEXTS[:1]) != late.predict(TEXTS[:1])
+  best = json.loads((workdirs / "causal" / "checkpoints" / "best.json").read_text())
+  assert load(workdirs, "causal", checkpoint="best").step == best["step"]
 
 
 def test_what_is_not_possible_is_one_line(workdirs, tmp_path):
