@@ -9,7 +9,7 @@ from lm.data.source import Source
 
 PERCENTILES = (50, 90, 99)
 NUM_EXAMPLES = 3
-NUM_PIECES = 40  # of an example that are shown
+FIRST, LAST = 30, 10  # pieces of a long example that are shown
 
 
 def preview(stream: StreamData, seq_len: int, source: Source | Any) -> str:
@@ -33,7 +33,8 @@ def _examples(rows: Rows) -> list[str]:
   for row in range(count):
     ids = arrays["tokens"][row][arrays["segment_ids"][row] > 0]
     pieces = [rows.stream.tok.piece(int(i)) for i in ids]
-    more = f" ... ({len(pieces)} tokens)" if len(pieces) > NUM_PIECES else ""
+    if len(pieces) > FIRST + LAST:
+      pieces = [*pieces[:FIRST], "...", *pieces[-LAST:], f"({len(pieces)} tokens)"]
     label = f"{labels[arrays['label'][row]]}: " if labels else ""
-    lines.append(f"  {label}{' '.join(pieces[:NUM_PIECES])}{more}")
+    lines.append(f"  {label}{' '.join(pieces)}")
   return lines
