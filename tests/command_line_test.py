@@ -62,7 +62,16 @@ BAD_RUNS = [
   ([f"--config={TINY}:smoke", "--config.model=gpt3"], ["gpt3", "gpt2"]),
   ([f"--config={TINY}:smoke", "--config.tokenizer=missing.model"], ["missing.model", "train_tokenizer"]),
   ([f"--config={TINY}:smoke", "--config.resume_from=missing"], ["resume_from", "missing"]),
-  ([f"--config={TUNE}", "--config.tokenizer=bytes", "--config.data.path=missing.csv"], ["missing.csv", "no such file"]),
+  (
+    [
+      f"--config={TUNE}",
+      f"--config.init_from={KEPT}",
+      "--config.seq_len=64",
+      "--config.length_buckets=64",
+      "--config.data.path=missing.csv",
+    ],
+    ["missing.csv", "no such file"],
+  ),
   (["--mode=evaluate", f"--workdir={KEPT}", "--checkpoint=7"], ["checkpoint='7'", "20"]),
   (["--mode=predict", f"--workdir={KEPT}", "--input=missing.csv", "--output=x.jsonl"], ["missing.csv", "no such file"]),
 ]
@@ -122,7 +131,7 @@ def test_help_comes_within_a_second(argv, tmp_path):
 def test_the_first_hour(tmp_path):
   """Train without a workdir, again, evaluate, predict: what a run prints as next commands works as printed."""
   (tmp_path / "runs").mkdir()
-  data = "memory(texts=('good one','bad one','good two','bad two'),text_labels=(pos,neg,pos,neg))"
+  data = "memory(texts=('good one','bad one','good two','bad two'),text_labels=('pos','neg','pos','neg'))"
   argv = [f"--config={MLM}:smoke", "--config.task=classify", f"--config.data={data}", "--config.seq_len=32"]
   argv += ["--config.total_steps=3", "--config.model.num_layers=1", f"--config.cache_dir={CACHE / 'data'}"]
   done, _ = run(tmp_path, argv)

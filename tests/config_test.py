@@ -55,7 +55,7 @@ def test_a_new_name_drops_the_options_of_the_old_one():
   assert config.load(FILE, {"optimizer": "adamw"}).optimizer == Plug("adamw")
   same = config.load(FILE, {"optimizer": "muon(momentum=0.9)"}).optimizer
   assert dict(same.options)["momentum"] == 0.9
-  assert dict(same.options)["adam_learning_rate"] == 4e-3
+  assert dict(same.options)["adam_learning_rate"] == 0.016
 
 
 def test_an_option_that_a_later_flag_drops_is_an_error():
@@ -314,7 +314,7 @@ def test_changes_know_what_may_change():
   old = config.load(FILE)
   new = config.load(FILE, {"log_every": 3, "optimizer.learning_rate": 0.5, "mesh.fsdp": 2, "evaluators.x": "likelihood"})
   assert config.changes(old, new) == [
-    ("optimizer.learning_rate", 0.02, 0.5, "identity"),
+    ("optimizer.learning_rate", 0.012, 0.5, "identity"),
     ("mesh.fsdp", 1, 2, "execution"),
     ("log_every", 10, 3, "execution"),
     ("evaluators.x.name", None, "likelihood", "execution"),

@@ -149,11 +149,11 @@ def test_text_columns_are_those_of_the_runs_data_unless_named(model, tmp_path):
 @pytest.mark.parametrize(
   ("name", "content", "words"),
   [
-    ("in.csv", b"body,n\na,1\n", r"in\.csv line 2: no text in column 'text'; its columns are 'body', 'n'"),
+    ("in.csv", b"body,n\na,1\n", r"data.text='text': no such column in .*in\.csv; its columns, the nearest first: 'n', 'body'"),
     ("in.csv", b"text\na\nb,c\n", r"in\.csv line 3: 2 cells where the first row has 1"),
     ("in.csv", b"text\n", "has no rows"),
     ("in.jsonl", b'{"text": "a"}\n{"text": \n', r"in\.jsonl line 2: bad JSON"),
-    ("in.jsonl", b'{"text": 3}\n', r"in\.jsonl line 1: no text in column 'text'"),
+    ("in.jsonl", b'{"text": 3}\n', r"in\.jsonl line 1: 'text' holds no text"),
     ("in.xml", b"<a/>", r"accepted are files that end in \.csv"),
     ("in.jsonl", None, "no such file"),
   ],
@@ -168,7 +168,7 @@ def test_bad_rows_are_one_line_and_nothing_is_written(name, content, words, mode
 
 
 def test_rows_before_a_bad_one_are_kept(model, tmp_path):
-  (tmp_path / "in.txt").write_bytes(b"good\n" * 17 + b"\xff bad\n")
-  with pytest.raises(ConfigError, match=r"in\.txt line 18: not utf-8-sig text"):
-    predict.predict_file(model, tmp_path / "in.txt", tmp_path / "out.jsonl")
+  (tmp_path / "in.jsonl").write_text('{"text": "good"}\n' * 17 + "bad\n")
+  with pytest.raises(ConfigError, match=r"in\.jsonl line 18: bad JSON"):
+    predict.predict_file(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
   assert len(lines(tmp_path / "out.jsonl")) == 16

@@ -96,7 +96,7 @@ def test_an_example_without_label_has_no_weight():
   (task,) = run.tasks.values()
   prepare = lambda **example: task.prepare({"text": "a", **example}, run.tokenizer)[0]
   labelled, unlabelled = prepare(label="list"), prepare()
-  rows = {"segment_ids": np.ones((3, 4), int), "tokens": np.ones((3, 4), int)}
+  rows = {name: np.ones((3, 4), int) for name in ("segment_ids", "tokens", "place")}
   rows["label"] = np.asarray([labelled["label"], unlabelled["label"], labelled["label"]])
   assert task.corrupt(rows, None, run.tokenizer, 4)["weights"].tolist() == [1, 0, 1]
 

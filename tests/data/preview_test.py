@@ -31,7 +31,7 @@ def test_lengths_cuts_and_examples(tmp_path):
     "tokens per example: 50% at most 100, 90% at most 100, 99% at most 100, the longest 100; 90.0% cut to 64",
   ]
   assert lines[2:4] == ["  q: <s> a ▁ b </s>", "  r: <s> <0xC3> <0xA9> <0x0A> </s>"]
-  assert lines[4] == f"  q: <s> {'x ' * 29}...{' x' * 10} (64 tokens)"
+  assert lines[4] == f"  q: <s> {'x ' * 29}...{' x' * 9} </s> (64 tokens)"
 
 
 def test_packed_streams_have_their_description_only(tmp_path):
