@@ -112,7 +112,7 @@ def load_model(workdir: Path, which: str | int = "last") -> tuple[Model, dict[st
   cfg = record.load_config(workdir)
   _, flat = load_params(workdir, which)
   tok = load_tokenizer(workdir)
-  heads = {(task.head, task.head_spec) for task in load_tasks(workdir).values()}
+  heads = {(task.head, task.head_spec) for task in load_tasks(workdir, which).values()}
   dtype = device.compute_dtype(cfg.dtype, jax.devices()[0])
   return Model(_architecture_of(cfg, tok), tuple(sorted(heads)), dtype), tree.unflatten(flat), tok
 
@@ -122,11 +122,11 @@ def load_tokenizer(workdir: Path) -> Tokenizer:
   return tokenizers.load(_tokenizer_path(workdir))
 
 
-def load_tasks(workdir: Path) -> dict[str, Task]:
-  """Tasks by stream, with what the run took from its data (a label set), so that the data is not needed again."""
-  streams, resolved = record.load_config(workdir).all_streams, record.read_manifest(workdir)["tasks"]
-  plugs = {key: parse_plug(f"{workdir}: task", {"name": streams[key].task.name, **resolved[key]}) for key in resolved}
-  return {key: plug.make("task", value) for key, value in plugs.items()}
+def load_tasks(workdir: Path, which: str | int = "last") -> dict[str, Task]:
+  """Tasks by stream, as the checkpoint keeps them: with what the run took from its data (a label set)."""
+  folder = workdir / "checkpoints"
+  kept = checkpoint.read_progress(folder / str(checkpoint.choose(folder, which)))["tasks"]
+  return {key: plug.make("task", parse_plug(f"{workdir}: task", value)) for key, value in kept.items()}
 
 
 def _base_config(cfg: Config) -> Config | None:

@@ -4,7 +4,6 @@ Execution settings (mesh, kernels, logging) may change when a run is resumed and
 refused with the ways out, unless it is accepted.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -171,7 +170,7 @@ def _manifest(run: Run) -> dict[str, Any]:
     "data": {name: run.source(name, "train").fingerprint() for name in run.config.all_streams},
     "config_sha256": hashlib.sha256(json.dumps(config.to_dict(run.config), sort_keys=True).encode()).hexdigest(),
     "base": {"workdir": str(run.base.workdir), "step": run.base.step, "sha256": run.base.sha256} if run.base else None,
-    "tasks": {key: dataclasses.asdict(task) for key, task in run.tasks.items()},
+    "tasks": run.described_tasks,
     "changes": [],
   }
 

@@ -50,6 +50,12 @@ class Run:
     return dict(self.program.spec.objective.tasks)
 
   @property
+  def described_tasks(self) -> dict[str, dict[str, Any]]:
+    """Tasks as plug-ins with all their options, the label set among them: what a manifest and a checkpoint keep."""
+    streams = self.config.all_streams
+    return {key: {"name": streams[key].task.name, **dataclasses.asdict(task)} for key, task in self.tasks.items()}
+
+  @property
   def saves_frozen(self) -> bool:
     """Frozen parameters without a base to rebuild them from are part of the checkpoint."""
     return self.base is None

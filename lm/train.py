@@ -238,7 +238,7 @@ class _Loop:
       self.flush()
     with self.clock("checkpoint"):
       self.losses.flush()
-      progress = {"tokens": self.tokens, "seconds": dict(self.clock.seconds)}
+      progress = {"tokens": self.tokens, "seconds": dict(self.clock.seconds), "tasks": self.run.described_tasks}
       self.checkpoints.save(self.number, self.state, self.run.saves_frozen, progress)
 
   def summarise(self, status: str, history: record.History) -> dict[str, Any]:

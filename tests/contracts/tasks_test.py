@@ -1,5 +1,6 @@
 """What every task must do, on every family that it can stand on. Tasks and presets are found, not listed."""
 
+import dataclasses
 import json
 
 import flax.linen as nn
@@ -13,7 +14,9 @@ from lm.config import Plug
 from lm.shapes import INPUTS
 from tests.conftest import SIZES, make_config, make_run
 
-FAMILIES = ["gpt2-tiny", "bert-tiny", "gpt2", "bert-base-uncased"]
+# One preset for each set of mechanisms, whatever its size.
+SHAPES = {dataclasses.replace(plug.preset(name), **SIZES, vocab_size=0): name for name in reversed(plug.names("model"))}
+FAMILIES = sorted(SHAPES.values())
 PAIRS = [
   (task, family)
   for task in plug.names("task")
