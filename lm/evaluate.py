@@ -90,6 +90,7 @@ def evaluate_workdir(run: Run, workdir: Path, which: str | int = "last") -> dict
 
 def _load_params(run: Run, workdir: Path, step: int) -> dict[str, Any]:
   """The full tree with the PEFT method's leaves, on its devices; what the checkpoint lacks is that of the run's base."""
+  record.check_base(run, workdir)
   _, saved = checkpoint.load_params(workdir / "checkpoints", step)
   abstract = run.program.abstract_sharded
   below = {} if run.saves_frozen else run.init_state().frozen

@@ -106,8 +106,7 @@ def prepare(run: Run, workdir: Path, step: int) -> dict[str, Any]:
     for name in ("platform", "dtype", "cores", "devices", "accumulation"):
       if before[name] != manifest[name]:
         print(f"{name}: {before[name]} -> {manifest[name]}; losses will agree closely but not to the bit", file=sys.stderr)
-    if run.base and before["base"]["sha256"] != run.base.sha256:
-      raise ConfigError(f"config.init_from={run.config.init_from!r}: its parameters changed since this run started")
+    check_base(run, workdir)
     changed = config.changes(load_config(workdir), run.config)
     manifest["changes"] = before["changes"] + [{"step": step, "name": n, "before": a, "now": b} for n, a, b, _ in changed]
   write_json(workdir / "config.json", config.to_dict(run.config))
@@ -115,6 +114,13 @@ def prepare(run: Run, workdir: Path, step: int) -> dict[str, Any]:
   if run.config.tokenizer != "bytes":
     run.tokenizer.save(str(workdir / "tokenizer.model"))
   return manifest
+
+
+def check_base(run: Run, workdir: Path) -> None:
+  """Raises ConfigError if the parameters that the workdir's run started from are others by now."""
+  before = read_manifest(workdir)["base"]
+  if run.base and before and before["sha256"] != run.base.sha256:
+    raise ConfigError(f"config.init_from={run.config.init_from!r}: its parameters changed since this run started")
 
 
 def copy_history(other: Path, workdir: Path) -> None:

@@ -219,7 +219,8 @@ class _Loop:
       found = evaluate.evaluate(self.evaluators, params, periodic_only=not (first or last))
     self.tracker.write(step, found)
     shown = [f"{name.removeprefix('eval/')} {value:.4g}" for name, value in found.items() if first or name.startswith("eval/")]
-    self.tracker.say(f"step {step}: " + ", ".join(shown))
+    if shown:
+      self.tracker.say(f"step {step}: " + ", ".join(shown))
     if self.best_metric and not first:
       self._keep_best(found)
     self.window = (time.perf_counter(), self.tokens, self.clock.seconds.get("data wait", 0.0))
