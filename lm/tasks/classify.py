@@ -1,4 +1,4 @@
-"""Classification of a text or a pair: one label per row, read from [CLS], or from the last token of a causal model."""
+"""Classification of a text or a pair: one label per row, read from [CLS], the last token, or the mean of all."""
 
 import dataclasses
 
@@ -11,6 +11,7 @@ from lm.shapes import Field
 from lm.tasks.cross_entropy import token_sums
 from lm.tasks.task import Task
 
+POOLING = ("first", "last", "mean")
 NO_LABEL = -1  # stored where an example has none
 PLACES = CLS, FIRST, SEP, SECOND, LAST = range(5)  # of a token in its row; a single text has no SEP and no SECOND
 
@@ -27,12 +28,17 @@ class Classify(Task):
   """
 
   labels: tuple[str, ...] = ()  # the label set; empty takes that of the source's training split
+  pooling: str = ""  # hidden state that is read: first, last, or the mean over all; unset is first, last of a causal model
   pair: bool = False  # whether examples have two texts; true where the source says so
 
   packed = False
   prepare_fields = ("labels", "pair")
   evaluators = (("classification", "validation"), ("classification", "test"))
   head = "classify"
+
+  def __post_init__(self):
+    if self.pooling not in ("", *POOLING):
+      raise ValueError(f"task.pooling={self.pooling!r}: accepted are {', '.join(POOLING)}")
 
   @property
   def head_spec(self) -> HeadSpec:
@@ -82,7 +88,12 @@ class Classify(Task):
 
   def _logits(self, forward, batch, rng):
     h_BTD = forward(batch, rng)
-    lengths_B = jnp.sum(batch["segment_ids"] > 0, axis=1)
-    read_B = jnp.maximum(lengths_B - 1, 0) if forward.causal else jnp.zeros_like(lengths_B)
+    real_BT = batch["segment_ids"] > 0
+    lengths_B = jnp.maximum(jnp.sum(real_BT, axis=1), 1)
+    pooling = self.pooling or ("last" if forward.causal else "first")
+    if pooling == "mean":
+      share_BT = (real_BT / lengths_B[:, None]).astype(h_BTD.dtype)
+      return forward.head(jnp.einsum("btd,bt->bd", h_BTD, share_BT), batch, rng)
+    read_B = lengths_B - 1 if pooling == "last" else jnp.zeros_like(lengths_B)
     h_BD = jnp.take_along_axis(h_BTD, read_B[:, None, None], axis=1)[:, 0]
     return forward.head(h_BD, batch, rng)

@@ -94,3 +94,18 @@ def test_a_task_of_single_texts_refuses_pairs_and_the_other_way_round(tmp_path):
     make_run("mlm", data=pairs)
   with pytest.raises(ConfigError, match="'classify' reads two texts per example, data 'table' gives one text"):
     make_run("classify", task={"name": "classify", "pair": True}, data={**pairs, "text": ("a",)})
+
+
+def test_what_is_read_does_not_depend_on_padding_and_differs_by_pooling():
+  found = {}
+  for pooling in ("first", "last", "mean"):
+    run = make_run("classify", task={"name": "classify", "pooling": pooling})
+    state, batch = run.init_state(), run.loader.batch(0)
+    longer = {**batch, "inputs": {k: np.pad(x, ((0, 0), (0, 32))[: x.ndim]) for k, x in batch["inputs"].items() if k != "row"}}
+    longer["inputs"]["row"] = batch["inputs"]["row"]
+    scores = [np.asarray(run.program.spec.objective.predict(state.params, b)["classify/scores"]) for b in (batch, longer)]
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+    found[pooling] = scores[0]
+  assert len({scores.tobytes() for scores in found.values()}) == 3
+  with pytest.raises(ValueError, match="task.pooling='max': accepted are first, last, mean"):
+    Classify(pooling="max")
