@@ -16,5 +16,5 @@ def get_config(arg: str = "") -> ConfigDict:
   del config.task, config.evaluators
   config.task = dict(name="mlm", mask_rate=0.15)
   config.model.name = "bert-tiny"
-  config.total_steps = 20 if arg == "smoke" else 220
+  config.total_steps = 20 if arg == "smoke" else 200
   return config

@@ -11,13 +11,13 @@ def get_config(arg: str = "") -> ConfigDict:
   return ConfigDict(
     dict(
       init_from=arg or "runs/tiny_mlm",
-      task="classify",
+      task=dict(name="classify", pooling="mean"),
       data=dict(name="pydocs", label="module"),
-      optimizer=dict(name="muon", learning_rate=5e-3, adam_learning_rate=5e-3, schedule="linear", warmup_steps="10%"),
+      optimizer=dict(name="muon", learning_rate=0.01, adam_learning_rate=0.03, schedule="linear", warmup_steps="10%"),
       scan_unroll=4,
       seq_len=48,
       length_buckets=(24, 48),
-      batch_size=32,
+      batch_size=64,
       total_steps="1 epoch",
       eval_every="50%",
       checkpoint_every="100%",
