@@ -1,10 +1,15 @@
-"""The step on its own: a float16 step that overflows changes nothing but the scale of the loss."""
+"""The step on its own: gradients add over micro-batches, noise is new in every step, and what a float16 overflow changes."""
+
+import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lm import step, train, tree
+from lm.state import TrainState
 from tests.conftest import make_run
 
 
@@ -43,3 +48,66 @@ def test_float16_learns_what_float32_learns(tmp_path):
 def test_only_float16_has_a_loss_scale():
   assert tree.count(step.init_loss_scale("float16")) == 3
   assert step.init_loss_scale("float32") == step.init_loss_scale("bfloat16") == {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+  """An objective and a tuner over one stacked kernel [L, 3]: weighted squares, noise per step, a penalty of the kernel."""
+
+  noise: float = 0.0
+  coefficients = {"toy/loss": 1.0}
+
+  def denominators(self, batch):
+    return {"toy/loss": batch["toy"]["weights"].sum()}
+
+  def sums(self, params, batch, rng):
+    shift = self.noise * jax.random.normal(rng, ())
+    errors_B = jnp.square(batch["toy"]["x"] @ params["kernel"].T + shift).sum(-1)
+    return {"toy/loss": jnp.sum(errors_B * batch["toy"]["weights"])}
+
+  def penalties(self, params):
+    return {"size": jnp.square(params["kernel"]).sum()}
+
+  def after_update(self, params, grads, state, step):
+    return params, state
+
+
+def toy_steps(count=1, accumulation=1, optimizer=None, layer_masks=None, scale=None, **settings):
+  """State and metrics after some steps on one batch of 8 rows."""
+  rng, toy, optimizer = np.random.default_rng(0), Toy(**settings), optimizer or optax.sgd(0.1)
+  batch = {"toy": {"x": rng.normal(size=(8, 3)).astype("f4"), "weights": np.arange(8, dtype="f4")}}
+  params = {"kernel": jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)}
+  loss_scale = step.init_loss_scale("float16") | {"scale": jnp.float32(scale)} if scale else {}
+  state = TrainState(jnp.int32(0), params, {}, optimizer.init(params), {}, loss_scale)
+  compute = jax.jit(step.make_train_step(toy, optimizer, toy, layer_masks or {}, accumulation))
+  for _ in range(count):
+    state, metrics = compute(state, batch, jax.random.key(0))
+  return jax.device_get((state, metrics))
+
+
+@pytest.mark.parametrize("changes", [{"accumulation": 2}, {"accumulation": 8}, {"scale": 2.0**10}], ids=str)
+def test_micro_batches_and_the_loss_scale_change_no_gradient(changes):
+  (one, expected), (other, found) = toy_steps(), toy_steps(**changes)
+  np.testing.assert_allclose(other.params["kernel"], one.params["kernel"], rtol=1e-5)
+  for name in ("loss", "grad_norm"):
+    assert found[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+def test_noise_is_new_in_every_step():
+  still = optax.sgd(0.0)
+  losses = [float(toy_steps(count, optimizer=still, noise=1.0)[1]["loss"]) for count in (1, 2, 3)]
+  assert len(set(losses)) == 3
+
+
+def test_a_layer_that_does_not_train_neither_moves_nor_decays():
+  optimizer = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1))
+  before, _ = toy_steps(optimizer=optax.sgd(0.0))
+  after, _ = toy_steps(2, optimizer=optimizer, layer_masks={"kernel": np.array([1.0, 0.0], np.float32)})
+  moved = (before.params["kernel"] != after.params["kernel"]).any(axis=1)
+  assert moved.tolist() == [True, False]
+
+
+def test_the_scale_doubles_after_enough_good_steps(monkeypatch):
+  monkeypatch.setattr(step, "GROWTH_STEPS", 3)
+  states = [toy_steps(count, scale=4.0)[0].loss_scale for count in (2, 3, 4)]
+  assert [(float(s["scale"]), int(s["good_steps"])) for s in states] == [(4.0, 2), (8.0, 0), (8.0, 1)]

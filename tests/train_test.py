@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from lm import build, train
+from lm import build, train, tree
+from lm.config import ConfigError
 from tests.conftest import LABELS, TEXTS, make_run
 
 DROPOUT = {"name": "bert-tiny", "num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64, "dropout_rate": 0.1}
@@ -15,6 +16,12 @@ DROPOUT = {"name": "bert-tiny", "num_layers": 2, "model_dim": 32, "num_heads": 4
 def losses(workdir):
   """The exact losses of all steps."""
   return np.fromfile(workdir / "losses.f32", "<f4")
+
+
+def logged(workdir, name):
+  """The steps at which a metric was written."""
+  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  return [entry["step"] for entry in lines if name in entry]
 
 
 @pytest.mark.parametrize("task", ["causal", "mlm"])
@@ -32,13 +39,16 @@ def test_interrupted_and_resumed_is_bit_identical(seed, tmp_path):
   where = int(np.random.default_rng(seed).integers(1, 11))
   stopped = train.train(make_run("mlm", **settings), parts, stop=lambda: next(calls) > where)
   assert (stopped["status"], stopped["step"]) == ("interrupted", where)
-  with (parts / "losses.f32").open("ab") as file:  # steps after the checkpoint, as a kill leaves them
-    file.write(b"\0" * 8)
+  with (parts / "losses.f32").open("ab") as file:  # more than the run has, as an interruption of a longer one leaves them
+    file.write(b"\0" * 4 * 12)
+  with (parts / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 12, "time": 0.0, "train/loss": 7.0}\n')
   resumed = train.train(make_run("mlm", **settings), parts)
   assert resumed["status"] == "finished"
   assert losses(parts).tobytes() == losses(whole).tobytes()
   for name in ("loss_sha256", "params_sha256"):
     assert resumed[name] == unbroken[name]
+  assert logged(parts, "train/loss") == logged(whole, "train/loss") == list(range(1, 13))
   assert json.loads((whole / "manifest.json").read_text())["accumulation"] == 4
 
 
@@ -135,3 +145,37 @@ def test_fine_tuning_starts_from_the_base_and_keeps_it_frozen(tmp_path):
   query = "backbone/blocks/attention/query/kernel"
   assert (before[query] != after[query]).any()  # merged
   assert not [name for name in after if "/lora/" in name]
+
+
+def test_the_test_split_is_measured_before_the_first_step_and_after_the_last_only(tmp_path):
+  train.train(make_run("classify", total_steps=4, eval_every=1), tmp_path)
+  assert logged(tmp_path, "eval/validation/loss") == [0, 1, 2, 3, 4]
+  assert logged(tmp_path, "eval/test/loss") == [0, 4]
+
+
+def test_a_base_that_changed_since_the_run_started_is_refused(tmp_path):
+  base, tuned = tmp_path / "base", tmp_path / "tuned"
+  train.train(make_run("mlm", total_steps=1), base)
+  settings = {"model": None, "tokenizer": "", "init_from": str(base), "peft": "lora", "total_steps": 3}
+  calls = iter(range(9))
+  train.train(make_run("classify", **settings), tuned, stop=lambda: next(calls) > 0)
+  train.train(make_run("mlm", total_steps=2), base, accept_changes=True)
+  with pytest.raises(ConfigError, match="its parameters changed since this run started"):
+    train.train(make_run("classify", **settings), tuned)
+
+
+def test_parameters_and_moments_are_split_over_fsdp_and_tensor():
+  run = make_run(devices=8, mesh={"data": 2, "fsdp": 2, "tensor": 2})
+  state = run.init_state()
+  share = lambda leaf: leaf.size / leaf.addressable_shards[0].data.size
+  of_params, of_moments = (sorted(map(share, jax.tree.leaves(part))) for part in (state.params, state.opt_state))
+  assert of_moments == sorted([1, 1, *of_params, *of_params])  # two counters and two moments
+  for name, leaf in tree.flatten(state.params["backbone"]["blocks"]).items():
+    assert share(leaf) == (4 if name.endswith("/kernel") else 1), name
+
+
+def test_data_seed_and_init_seed_stand_for_the_seed_where_they_are_set():
+  tokens = lambda **seeds: make_run(**seeds).loader.batch(0)["inputs"]["tokens"].tolist()
+  params = lambda **seeds: tree.sha256(make_run(**seeds).init_state().params)
+  assert tokens(seed=1, data_seed=7) == tokens(seed=2, data_seed=7) == tokens(seed=7) != tokens(seed=1)
+  assert params(seed=1, init_seed=7) == params(seed=2, init_seed=7) == params(seed=7) != params(seed=1)

@@ -2,11 +2,13 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lm import plug, tree
 from lm.config import Plug
+from lm.peft.lora import Lora
 from tests.conftest import make_run
 
 CASES = [
@@ -53,3 +55,16 @@ def test_frozen_parameters_have_no_optimizer_state():
   size = lambda run: tree.count(run.program.abstract.opt_state)
   assert size(full) > 2 * full.program.num_params["total"]
   assert size(lora) < 2.1 * lora.program.num_params["trainable"]
+
+
+def test_lora_adds_its_product_times_alpha_by_rank():
+  leaves = {"a": jnp.ones((3, 2)), "b": jnp.ones((2, 4))}
+  merged = Lora(rank=2, alpha=6.0).merge({"query": {"kernel": jnp.ones((3, 4)), "lora": {"default": leaves}}})
+  np.testing.assert_allclose(merged["query"]["kernel"], 1 + 6 / 2 * 2)
+
+
+def test_lora_starts_from_other_values_in_every_module():
+  boxed = jax.jit(make_run("classify").program.spec.model.init)(jax.random.key(0))
+  attention = nn.unbox(Lora().attach(boxed, jax.random.key(1)))["backbone"]["blocks"]["attention"]
+  query, value = (attention[name]["lora"]["default"]["a"] for name in ("query", "value"))
+  assert query.shape == value.shape and (query != value).all()

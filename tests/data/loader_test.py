@@ -7,7 +7,7 @@ import pytest
 
 from lm.config import ConfigError
 from lm.data import store
-from lm.data.loader import EMPTY, EvalLoader, Loader, StreamData
+from lm.data.loader import EMPTY, EvalLoader, Loader, Rows, StreamData
 from lm.data.sources.memory import Memory
 from lm.data.tokenizer import Bytes
 from lm.tasks.causal import Causal
@@ -156,3 +156,44 @@ def test_buckets_that_would_lose_rows_are_refused(tasks, buckets, message, tmp_p
   streams = [make_stream(task, tmp_path, f"s{i}") for i, task in enumerate(tasks)]
   with pytest.raises(ConfigError, match=message):
     Loader(streams, batch_size=8, seq_len=32, buckets=buckets)
+
+
+def test_an_epoch_reads_every_row_once_in_an_order_of_its_own(tmp_path):
+  loader = make_loader("classify", tmp_path)
+  rows = [tuple(row) for step in range(20) for row in loader.batch(step)["inputs"]["tokens"].tolist()]
+  first, second = rows[:53], rows[53:106]
+  assert sorted(first) == sorted(second)
+  assert first != second
+
+
+def test_a_row_is_masked_anew_in_every_epoch(tmp_path):
+  rows = Rows(make_stream(Mlm(), tmp_path), 32, seed=0)
+  numbers = np.arange(rows.plan.num_rows)
+  first, second = (rows.read(numbers, np.full(len(numbers), epoch), 32) for epoch in (0, 1))
+  assert (first["segment_ids"] == second["segment_ids"]).all()
+  assert (first["masked_positions"] != second["masked_positions"]).any(axis=1).mean() > 0.9
+
+
+def test_noise_belongs_to_the_place_in_the_document_also_where_it_is_split(tmp_path):
+  seen = []
+
+  class Spy(Causal):
+    def corrupt(self, rows, noise, tok, width):
+      seen.append((rows["tokens"], rows["segment_ids"] > 0, noise.offset_RT))
+      return super().corrupt(rows, noise, tok, width)
+
+  text = "".join(map(chr, range(33, 123)))  # so that a token tells its place
+  task = Spy()
+  stored = store.build(Memory(texts=(text,)), Bytes(), task, tmp_path)
+  for _ in EvalLoader(StreamData("s", "s", task, stored, Bytes()), batch_size=8, seq_len=32):
+    tokens, real, offset = seen[-1]
+    places = np.where(tokens == Bytes().bos_id, 0, tokens - Bytes().encode(text)[0] + 1)
+    assert real.sum() == 91
+    assert (offset == places)[real].all()
+
+
+def test_an_epoch_ends_when_the_first_stream_has_been_read(tmp_path):
+  rows = [Rows(make_stream(task, tmp_path), 32, seed=0).plan.num_rows for task in (Mlm(), Classify(("a", "b")))]
+  ends = np.ceil([rows[0] * 3 / 2, rows[1] * 3])  # weights 2 and 1
+  assert ends[0] != ends[1]
+  assert make_loader("mixture", tmp_path).rows_per_epoch == min(ends)

@@ -150,3 +150,16 @@ def test_a_column_that_only_some_sequences_have_is_refused(tmp_path):
 
   with pytest.raises(AssertionError, match="sequence 2"):
     build(tmp_path, task=Uneven())
+
+
+def test_identity_is_the_tokenizer_and_the_kind_of_task_too(tmp_path):
+  class Capitals(Letters):
+    def fingerprint(self):
+      return "capitals"
+
+  class Spelled(Spell):
+    pass
+
+  first = build(tmp_path)
+  assert store.build(SOURCE, Capitals(), Spell(), tmp_path) != first
+  assert build(tmp_path, task=Spelled()) != first

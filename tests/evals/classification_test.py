@@ -106,3 +106,16 @@ def test_errors_of_a_split_are_replaced_and_those_of_others_kept(tmp_path):
     write_errors(tmp_path / "errors.csv", split, [row(split, text)])
   assert [(r["split"], r["text"]) for r in read_errors(tmp_path)] == [("test", "b"), ("validation", long)]
   assert [p.name for p in tmp_path.iterdir()] == ["errors.csv"]
+
+
+def test_the_baseline_answers_the_commonest_label_of_training(tmp_path):
+  rows = lambda labels: "text,label\n" + "".join(f"text {i},{label}\n" for i, label in enumerate(labels))
+  (tmp_path / "train.csv").write_text(rows("a" * 9 + "b" * 5))
+  (tmp_path / "held_out.csv").write_text(rows("a" + "b" * 7))
+  files = {"path": str(tmp_path / "train.csv"), "validation": str(tmp_path / "held_out.csv")}
+  run = make_run("classify", data={"name": "table", "label": "label", "test": files["validation"], **files})
+  evaluators, state = evaluate.make_evaluators(run), run.init_state()
+  run.program.compile([], evaluate.eval_shapes(evaluators))
+  found = evaluate.evaluate(evaluators, state.params)
+  assert found["baseline/validation_majority_accuracy"] == 1 / 8
+  assert found["baseline/validation_majority_macro_f1"] == pytest.approx(2 / 9 / 2)

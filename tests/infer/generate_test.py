@@ -58,3 +58,14 @@ def test_too_long_or_empty_is_refused(trained):
     generate(model, params, [[]], EOS, Sampler())
   with pytest.raises(ValueError, match="top_p"):
     Sampler(top_p=0)
+
+
+def test_temperature_divides_the_logits():
+  logits = jnp.array([[1.0, 2.0, 4.0]])
+  np.testing.assert_allclose(Sampler(temperature=2.0).filter(logits), logits / 2)
+
+
+def test_every_token_is_drawn_anew():
+  model = make_model("gpt2-tiny", init_stddev=1e-3)  # whose next token is any one, whatever came before
+  (out,) = generate(model, init(model), [[7]], 50, Sampler(max_new_tokens=12))
+  assert len(set(out)) > 4

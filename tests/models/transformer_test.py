@@ -13,6 +13,7 @@ from lm.config import Plug
 from lm.models.attention import attend
 from lm.models.cache import make_cache
 from lm.models.heads import HeadSpec
+from lm.models.layers import Dropout
 from lm.models.mask import in_row
 from lm.models.model import Model
 
@@ -129,3 +130,21 @@ def test_dropout_noise_belongs_to_the_row():
   other, _ = hidden(model, params, inputs, rng=jax.random.key(2))
   np.testing.assert_allclose(part, whole[2:], atol=1e-6)
   assert np.abs(np.asarray(whole - other)).max() > 0.1
+
+
+def test_dropout_keeps_the_mean():
+  ones = jnp.ones((4, 2000))
+  dropped = Dropout(0.2).apply({}, ones, jnp.arange(4), rngs={"dropout": jax.random.key(0)})
+  assert np.unique(dropped) == pytest.approx([0, 1 / 0.8])
+  assert float(dropped.mean()) == pytest.approx(1, abs=0.05)
+  assert (Dropout(0.2).apply({}, ones, jnp.arange(4)) == ones).all()
+
+
+def test_every_layer_drops_other_channels():
+  model = make_model("gpt2", dropout_rate=0.5)
+  params = jax.tree.map(jnp.zeros_like, init(model))
+  ffn, norm = params["backbone"]["blocks"]["ffn"]["down"], params["backbone"]["final_norm"]
+  ffn["bias"], norm["scale"] = jnp.ones_like(ffn["bias"]), jnp.ones_like(norm["scale"])
+  # Each of the two layers adds 0 or 2: only if they drop apart, some channel gets one of both.
+  h_BTD, _ = hidden(model, params, make_inputs(random_tokens(1, 4)), rng=jax.random.key(0))
+  assert len(np.unique(np.round(h_BTD[0, 0], 4))) == 3

@@ -109,3 +109,18 @@ def test_what_is_read_does_not_depend_on_padding_and_differs_by_pooling():
   assert len({scores.tobytes() for scores in found.values()}) == 3
   with pytest.raises(ValueError, match="task.pooling='max': accepted are first, last, mean"):
     Classify(pooling="max")
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_causal_model_is_read_at_the_last_token_and_others_at_the_first(causal):
+  class Places:  # whose hidden state says where it stands
+    def __call__(self, batch, rng):
+      return np.broadcast_to(np.eye(6), (3, 6, 6))
+
+    def head(self, h, batch, rng):
+      return h
+
+  Places.causal = causal
+  segment_ids = (np.arange(6)[None, :] < np.array([[6], [4], [1]])).astype(int)
+  found = Classify(tuple("abcdef")).predict(Places(), {"segment_ids": segment_ids, "label": None, "weights": None})
+  assert found["scores"].argmax(-1).tolist() == ([5, 3, 0] if causal else [0, 0, 0])

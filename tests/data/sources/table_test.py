@@ -200,6 +200,8 @@ def test_fingerprint_follows_columns_and_content_and_no_row_order(tmp_path):
   path = write_csv(tmp_path / "x.csv", rows, "a,b,c")
   options = [{"text": ("a",)}, {"text": ("b",)}, {"text": ("a", "b")}, {"text": ("a",), "label": "c"}]
   assert len({Table(path=path, **each).fingerprint() for each in options}) == 4
+  relabelled = write_csv(tmp_path / "z.csv", [(a, b, "ba"[c == "b"]) for a, b, c in rows], "a,b,c")
+  assert Table(path=relabelled, **options[3]).fingerprint() != Table(path=path, **options[3]).fingerprint()
   turned = write_csv(tmp_path / "y.csv", rows[::-1], "a,b,c")
   assert Table(path=turned, **options[3]).fingerprint() == Table(path=path, **options[3]).fingerprint()
 
