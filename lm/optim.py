@@ -25,7 +25,7 @@ class Optimizer:
   learning_rate: float = 1e-3  # peak
   schedule: str = "cosine"  # after warm-up: constant, linear or cosine to the end, wsd: constant, then linear in the last fifth
   warmup_steps: int | str = "2%"  # [steps] or a share of total_steps; linear from 0; 0: none
-  final_rate: float = 0.0  # the last step's learning rate, as a share of the peak
+  final_rate: float = 0.0  # share of the peak that the decay reaches behind the last step
   weight_decay: float = 0.1  # times the learning rate, of kernels and tables
   clip_norm: float = 1.0  # of the whole gradient; 0 does not clip
 
@@ -95,17 +95,17 @@ class Muon(Optimizer):
 
   def rule(self, schedule, axes):
     scale = self.adam_learning_rate / self.learning_rate
-    return optax.contrib.muon(
-      schedule,
-      beta=self.momentum,
-      weight_decay=self.weight_decay,
-      adam_b1=self.b1,
-      adam_b2=self.b2,
-      adam_weight_decay=self.weight_decay,
-      weight_decay_mask=_decayed,
-      adam_learning_rate=lambda step: schedule(step) * scale,
-      muon_weight_dimension_numbers=lambda params: muon_dims(params, axes),
+    dims = lambda params: muon_dims(params, axes)
+    kernels = optax.contrib.muon(
+      schedule, beta=self.momentum, weight_decay=self.weight_decay, muon_weight_dimension_numbers=dims
     )
+    # optax's own Adam beside Muon takes no mask, and would let scales and biases decay.
+    rest = optax.adamw(
+      lambda step: schedule(step) * scale, self.b1, self.b2, weight_decay=self.weight_decay, mask=_decayed, nesterov=True
+    )
+    is_dims = lambda x: x is None or isinstance(x, optax.contrib.MuonDimensionNumbers)
+    labels = lambda params: jax.tree.map(lambda x: "rest" if x is None else "kernels", dims(params), is_leaf=is_dims)
+    return optax.partition({"kernels": kernels, "rest": rest}, labels)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,7 +120,11 @@ def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
 
 
 def _line(number: int, row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-  own = {f"input_{name}" if name in found else name: _plain(value) for name, value in row.items()}
+  own: dict[str, Any] = {}
+  for name, value in row.items():
+    while name in found or name in own:
+      name = f"input_{name}"
+    own[name] = _plain(value)
   line = {"id": own.pop("id", number), **own, **found}
   return json.dumps(line, ensure_ascii=False, allow_nan=False, default=str) + "\n"
 

@@ -141,6 +141,10 @@ class History:
       entry = json.loads(line)
       yield entry["step"], {k: v for k, v in entry.items() if k not in ("step", "time") and v is not None}
 
+  def evaluated(self, step: int) -> bool:
+    """Whether an evaluation of that step was written."""
+    return any(at == step and any(name.startswith("eval/") for name in values) for at, values in self.read())
+
   def summary(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """The last value of every name (and `step0/<name>`), and the best value of eval metrics with its step."""
     last: dict[str, float] = {}

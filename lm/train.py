@@ -5,13 +5,14 @@ with the same losses, bit for bit, as a run that was never stopped.
 """
 
 import dataclasses
+import math
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -56,35 +57,38 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
     Tracker(workdir, total_steps=run.total_steps, resume_step=step) as tracker,
   ):
     losses.truncate(step)
-    loop = _Loop(run, evaluators, clock, tracker, losses, checkpoints, state, step)
+    loop = _Loop(run, evaluators, clock, tracker, losses, checkpoints, _Taken(step, state))
     loop.resume(origin.progress)
     tracker.say(_describe(run, manifest, origin))
     with clock("compile"):
       run.program.compile(run.loader.shapes(), evaluate.eval_shapes(evaluators))
     eval_every = config.steps(cfg.eval_every, "config.eval_every", total_steps=run.total_steps)
     save_every = config.steps(cfg.checkpoint_every, "config.checkpoint_every", total_steps=run.total_steps)
+    history = record.History(workdir)
     try:
-      if step == 0:
-        loop.evaluate()
+      if step == 0 or (step % eval_every == 0 and step < run.total_steps and not history.evaluated(step)):
+        loop.evaluate()  # also one that a kill cut short after its step was saved
       for batch in loop.batches():
         if stop():
           raise KeyboardInterrupt
         loop.step(batch)
-        if loop.number % save_every == 0 or loop.number == run.total_steps:
+        if loop.taken.number % save_every == 0 or loop.taken.number == run.total_steps:
           loop.save()
-        if loop.number % eval_every == 0 and loop.number < run.total_steps:
+        if loop.taken.number % eval_every == 0 and loop.taken.number < run.total_steps:
           loop.evaluate()
       loop.evaluate()
       for text in filter(None, (evaluator.report(workdir) for evaluator in evaluators.values())):
         tracker.say(text)
       status = "finished"
     except KeyboardInterrupt:  # asked to stop, or a notebook's stop button
+      if any(leaf.is_deleted() for leaf in jax.tree.leaves(loop.taken.state)):
+        raise  # in the one moment when a step has taken the old state and not given the new one: the last checkpoint stands
       status = "interrupted"
       loop.save()
-      tracker.say(f"interrupted: saved step {loop.number} of {run.total_steps}; the same command continues from there")
+      tracker.say(f"interrupted: saved step {loop.taken.number} of {run.total_steps}; the same command continues from there")
     with clock("checkpoint"):
       checkpoints.wait()
-    summary = loop.summarise(status, record.History(workdir))
+    summary = loop.summarise(status, history)
     write_json(workdir / "summary.json", summary)
   return summary
 
@@ -143,6 +147,17 @@ def _find_origin(run: Run, workdir: Path, accept_changes: bool) -> _Origin:
   return _Origin(0, "step 0, random parameters")
 
 
+class _Taken(NamedTuple):
+  """How far a run is. One value, so that an interruption finds a state, its number of steps and what is pending together.
+
+  pending: (step, its metrics, its tokens) of steps whose metrics were not read yet.
+  """
+
+  number: int
+  state: TrainState
+  pending: tuple[tuple[int, dict[str, Any], int], ...] = ()
+
+
 @dataclasses.dataclass
 class _Loop:
   """What one call of `train` does at each step; the order of things is in `train`."""
@@ -153,13 +168,11 @@ class _Loop:
   tracker: Tracker
   losses: Losses
   checkpoints: Checkpoints
-  state: TrainState
-  number: int  # steps taken
+  taken: _Taken
 
   def __post_init__(self):
     self.rng = self.run.noise_rng
     self.best_metric = evaluate.best_metric(self.run.config.best_metric, self.evaluators)
-    self.pending: list[tuple[int, dict[str, Any], int]] = []  # steps whose metrics were not read yet
     self.tokens = 0
     self.window = (time.perf_counter(), 0, 0.0)  # since the last progress line: time, tokens, data wait
 
@@ -172,7 +185,7 @@ class _Loop:
 
   def batches(self) -> Iterator[Batch]:
     """The batches of the steps to take, each made in a thread while the step before it runs."""
-    first, total = self.number, self.run.total_steps
+    first, total = self.taken.number, self.run.total_steps
     with ThreadPoolExecutor(1) as pool:
       waiting = pool.submit(self.run.loader.batch, first)
       for step in range(first, total):
@@ -185,23 +198,23 @@ class _Loop:
   def step(self, batch: Batch) -> None:
     """Dispatches one step, then reads the metrics of the step before."""
     with self.clock("train"):
-      placed = sharding.place(batch, self.run.mesh)
-      self.state, result = self.run.program.train(self.state, placed, self.rng)
-      self.pending.append((self.number, result, int(np.count_nonzero(batch[INPUTS]["segment_ids"]))))
-      self.number += 1
+      placed, num_tokens = sharding.place(batch, self.run.mesh), int(np.count_nonzero(batch[INPUTS]["segment_ids"]))
+      number, state, pending = self.taken
+      state, result = self.run.program.train(state, placed, self.rng)
+      self.taken = _Taken(number + 1, state, (*pending, (number, result, num_tokens)))
       self.flush(keep=1)
 
   def flush(self, keep: int = 0) -> None:
     """Waits for the metrics of all pending steps but the last `keep`, and records them; harmless if interrupted."""
-    while len(self.pending) > keep:
-      step, result, num_tokens = self.pending[0]
+    while len(self.taken.pending) > keep:
+      step, result, num_tokens = self.taken.pending[0]
       values = jax.device_get(result)
       loss = np.float32(values["loss"])
       scale = values["loss_scale"].get("scale", 0.0)  # float16 skips a step that overflows, and tries a smaller scale
       if not np.isfinite(loss) and scale < MIN_LOSS_SCALE:
         raise FloatingPointError(f"step {step + 1}: loss is {loss}; the last checkpoint is from before that")
       self.losses.write(step, loss)
-      self.pending.pop(0)
+      self.taken = self.taken._replace(pending=self.taken.pending[1:])
       self.tokens += num_tokens
       if (step + 1) % self.run.config.log_every == 0 or step + 1 == self.run.total_steps:
         self._log(step + 1, float(loss), values)
@@ -211,11 +224,11 @@ class _Loop:
 
     The test split is looked at before the first step and after the last only.
     """
-    step, first, last = self.number, self.number == 0, self.number == self.run.total_steps
+    step, first, last = self.taken.number, self.taken.number == 0, self.taken.number == self.run.total_steps
     with self.clock("train"):
       self.flush()
     with self.clock("eval"):
-      params = tree.merge(self.state.params, self.state.frozen)
+      params = tree.merge(self.taken.state.params, self.taken.state.frozen)
       found = evaluate.evaluate(self.evaluators, params, periodic_only=not (first or last))
     self.tracker.write(step, found)
     shown = [f"{name.removeprefix('eval/')} {value:.4g}" for name, value in found.items() if first or name.startswith("eval/")]
@@ -229,9 +242,11 @@ class _Loop:
     name, best = self.best_metric, self.checkpoints.best
     if name not in found:
       raise ConfigError(f"config.best_metric={name!r}: not among {', '.join(n for n in found if n.startswith('eval/'))}")
+    if not math.isfinite(found[name]):
+      return
     if best is None or best["metric"] != name or metrics.is_better(name, found[name], best["value"]):
       self.save()
-      self.checkpoints.mark_best(self.number, name, found[name])
+      self.checkpoints.mark_best(self.taken.number, name, found[name])
 
   def save(self) -> None:
     """Saves a checkpoint once the losses up to it are on disk."""
@@ -240,7 +255,7 @@ class _Loop:
     with self.clock("checkpoint"):
       self.losses.flush()
       progress = {"tokens": self.tokens, "seconds": dict(self.clock.seconds), "tasks": self.run.described_tasks}
-      self.checkpoints.save(self.number, self.state, self.run.saves_frozen, progress)
+      self.checkpoints.save(self.taken.number, self.taken.state, self.run.saves_frozen, progress)
 
   def summarise(self, status: str, history: record.History) -> dict[str, Any]:
     """The contents of summary.json."""
@@ -250,7 +265,7 @@ class _Loop:
     self.losses.flush()
     return {
       "status": status,
-      "step": self.number,
+      "step": self.taken.number,
       "metrics": last,
       "best": best,
       "params": self.run.program.num_params,
@@ -259,7 +274,7 @@ class _Loop:
       "peak_memory_bytes": _peak_memory(),
       "time": {name: round(seconds.get(name, 0.0), 3) for name in names},
       "loss_sha256": self.losses.sha256(),
-      "params_sha256": tree.sha256(tree.merge(self.state.params, self.state.frozen)),
+      "params_sha256": tree.sha256(tree.merge(self.taken.state.params, self.taken.state.frozen)),
     }
 
   def _log(self, done: int, loss: float, values: dict[str, Any]) -> None:

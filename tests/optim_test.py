@@ -24,7 +24,7 @@ def first_update(optimizer, gradient):
   return {name: np.asarray(value) for name, value in tree.flatten(updates).items()}
 
 
-@pytest.mark.parametrize("make", [Adamw, Sgd])
+@pytest.mark.parametrize("make", [Adamw, Muon, Sgd])
 def test_kernels_and_tables_decay_and_neither_scales_nor_biases(make):
   updates = first_update(make(learning_rate=0.5, weight_decay=0.1, schedule="constant", warmup_steps=1), 0.0)
   assert {name for name, update in updates.items() if update.any()} == set(AXES)

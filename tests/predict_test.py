@@ -47,6 +47,13 @@ def test_a_line_has_id_columns_and_prediction_in_the_order_of_the_rows(model, tm
     np.testing.assert_allclose(list(line["scores"].values()), list(expected[i]["scores"].values()), atol=1e-5)
 
 
+def test_a_column_called_like_a_prediction_or_like_its_new_name_is_kept(model, tmp_path):
+  (tmp_path / "in.csv").write_text("text,label,input_label\na,1,2\n")
+  predict.predict_file(model, tmp_path / "in.csv", tmp_path / "out.jsonl")
+  (line,) = lines(tmp_path / "out.jsonl")
+  assert (line["input_label"], line["input_input_label"]) == ("1", "2")
+
+
 @pytest.mark.parametrize("suffix", [".tsv", ".jsonl", ".parquet", ".txt"])
 def test_every_format_gives_the_same_predictions(suffix, model, tmp_path):
   import pyarrow

@@ -91,12 +91,30 @@ def test_resume_from_branches_off_another_run(tmp_path):
 def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path, monkeypatch):
   from lm import evaluate
 
-  values = iter([9.0, 3.0, 1.0, 5.0, 6.0, 7.0, 8.0])
+  values = iter([9.0, float("nan"), 1.0, 5.0, 6.0, 7.0, 8.0])
   monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: {"eval/validation/loss": next(values)})
   settings = {"total_steps": 6, "eval_every": 1, "checkpoint_every": 1, "keep_checkpoints": 2}
   train.train(make_run(**settings), tmp_path)
   assert checkpoint.steps(tmp_path / "checkpoints") == [2, 5, 6]
   assert checkpoint.read_best(tmp_path / "checkpoints") == {"step": 2, "metric": "eval/validation/loss", "value": 1.0}
+
+
+def test_an_evaluation_that_a_kill_cut_short_is_made_up_for(tmp_path, monkeypatch):
+  from lm import evaluate
+
+  settings = {"total_steps": 5, "eval_every": 2, "checkpoint_every": 2}
+  calls, measure = iter(range(9)), evaluate.evaluate
+
+  def killed(*args, **kwargs):
+    if next(calls) == 1:  # after step 2 was saved
+      raise ConnectionError
+    return measure(*args, **kwargs)
+
+  monkeypatch.setattr(evaluate, "evaluate", killed)
+  with pytest.raises(ConnectionError):
+    train.train(make_run(**settings), tmp_path)
+  train.train(make_run(**settings), tmp_path)
+  assert [step for step in range(6) if record.History(tmp_path).evaluated(step)] == [0, 2, 4, 5]
 
 
 @pytest.mark.parametrize("metric", ["eval/test/loss", "loss", "eval/validation/f1"])
