@@ -1,6 +1,7 @@
 """The command line of `python -m lm.main`: flags by mode, overrides, and the workdir that follows from them. No jax here."""
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import re
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lm import config, plug
-from lm.config import Config, ConfigError, nearest
+from lm.config import Config, ConfigError
 
 USAGE = """usage: python -m lm.main --config=FILE[:ARGUMENT] [--workdir=DIR] [--config.SETTING=VALUE ...]
        python -m lm.main --mode=show --config=FILE[:ARGUMENT] [--config.SETTING=VALUE ...]
@@ -116,6 +117,13 @@ def next_commands(workdir: Path, heads: set[str]) -> list[str]:
   return [*lines, f"python -m tools.report {workdir}", f"tensorboard --logdir {workdir}  # pip install tensorboard"]
 
 
+def _hint(flag: str) -> str:
+  """What was meant: a flag, or a setting without its --config in front."""
+  known = [*(f"--{name}" for name in FLAGS), "--help", "--list"]
+  near = difflib.get_close_matches(flag, [*known, *(f"--config.{name}" for name in config.FIELDS)], 1, 0.6)
+  return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)} and --config.SETTING"
+
+
 def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
   """(--flag, value) of every argument; "" is the value of a switch."""
   pairs: list[tuple[str, str]] = []
@@ -123,9 +131,8 @@ def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
   while arguments:
     argument = arguments.pop(0)
     flag, equals, value = argument.partition("=")
-    known = [*(f"--{name}" for name in FLAGS), *SWITCHES]
-    if flag not in known and not flag.startswith("--config."):
-      raise ConfigError(f"{argument}: unknown flag{nearest(flag, known)}")
+    if flag.removeprefix("--") not in FLAGS and flag not in SWITCHES and not flag.startswith("--config."):
+      raise ConfigError(f"{argument}: unknown flag{_hint(flag)}")
     if not equals and flag not in SWITCHES:
       if not arguments or arguments[0].startswith("--"):
         raise ConfigError(f"{flag}: needs a value, {flag}=...")

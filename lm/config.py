@@ -257,7 +257,7 @@ def _below(kind: Any, key: str, setting: str) -> Any:
     return _item(kind)
   fields = {field.name: field.type for field in dataclasses.fields(kind)}
   if key not in fields:
-    raise ConfigError(f"{setting}.{key}: unknown setting{nearest(key, fields)}")
+    raise ConfigError(f"{setting}.{key}: unknown setting{_nearest(key, fields)}")
   return fields[key]
 
 
@@ -344,7 +344,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return found
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def _nearest(name: str, known: Iterable[str]) -> str:
   """What to write instead, for the end of an error: '; did you mean ...?' or '; there are ...'."""
   close = difflib.get_close_matches(name, list(known), 1, 0.5)
   return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
