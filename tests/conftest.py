@@ -20,7 +20,10 @@ LABELS = tuple(text.split()[1] for text in TEXTS)
 SIZES = {"num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64, "max_len": 128}
 # Seconds that one test file may take, both workers added up. They are told at the end.
 BUDGET = 120.0
-LONGER = {"tests/train_test.py": 300.0}  # whole runs: resume, every mesh, mixtures of tasks
+LONGER = {
+  "tests/train_test.py": 300.0,  # whole runs: resume, every mesh, mixtures of tasks
+  "tests/predictor_test.py": 180.0,  # runs of every kind, used on one device and on eight
+}
 
 
 def pytest_addoption(parser):
