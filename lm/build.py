@@ -98,7 +98,10 @@ def load_params(workdir: Path, which: str | int = "last") -> tuple[int, dict[str
   step, saved = checkpoint.load_params(workdir / "checkpoints", which)
   flat = tree.flatten(saved)
   if cfg.init_from and cfg.peft != Plug("full"):
-    _, below = load_params(Path(cfg.init_from), record.read_manifest(workdir)["base"]["step"])
+    base = record.read_manifest(workdir)["base"]
+    _, below = load_params(Path(cfg.init_from), base["step"])
+    if tree.sha256(tree.unflatten(below)) != base["sha256"]:
+      raise ConfigError(f"config.init_from={cfg.init_from!r} of {workdir}: its parameters changed since that run started")
     flat = below | flat
   merged = plug.make("peft", cfg.peft).merge(tree.unflatten(flat))
   return step, {name: np.asarray(value) for name, value in tree.flatten(merged).items()}
@@ -130,6 +133,8 @@ def load_tasks(workdir: Path, which: str | int = "last") -> dict[str, Task]:
 
 
 def _base_config(cfg: Config) -> Config | None:
+  if cfg.init_from and not (Path(cfg.init_from) / "manifest.json").is_file():
+    raise ConfigError(f"config.init_from={cfg.init_from!r}: not the workdir of a run (no manifest.json and config.json there)")
   return record.load_config(Path(cfg.init_from)) if cfg.init_from else None
 
 

@@ -162,7 +162,8 @@ def _metadata(path: Path) -> Any:
 
 def unreadable(path: Path, error: BaseException) -> ConfigError:
   """One line for a checkpoint that Orbax refuses."""
-  return ConfigError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+  reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+  return ConfigError(f"checkpoint {path} cannot be read: {reason}")
 
 
 def _saved(state: TrainState, with_frozen: bool) -> dict[str, Any]:

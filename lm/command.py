@@ -113,7 +113,9 @@ def next_commands(workdir: Path, heads: set[str]) -> list[str]:
   if "lm" in heads:
     lines.append(f'python -m tools.generate --workdir={workdir} --prompt="..."')
   if "classify" in heads:
-    lines.append(f"python -m lm.main --mode=predict --workdir={workdir} --input=rows.csv --output=predictions.jsonl")
+    lines.append(
+      f"python -m lm.main --mode=predict --workdir={workdir} --checkpoint=best --input=rows.csv --output=predictions.jsonl"
+    )
   return [*lines, f"python -m tools.report {workdir}", f"tensorboard --logdir {workdir}  # pip install tensorboard"]
 
 

@@ -93,8 +93,9 @@ def _predict(command: Command) -> int:
   record.read_manifest(workdir)
   predict.check_paths(source, target)
   print(set_up_process())
-  rows = predict.predict_file(predictor.load(workdir, command.checkpoint), source, target)
-  print(f"{target}: {rows:,} rows")
+  model = predictor.load(workdir, command.checkpoint)
+  rows = predict.predict_file(model, source, target)
+  print(f"{target}: {rows:,} rows, predicted with step {model.step} of {workdir}")
   return 0
 
 

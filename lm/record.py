@@ -74,6 +74,17 @@ def check(cfg: Config, workdir: Path, accept_changes: bool = False) -> None:
     raise _another(workdir, ", ".join(f"{name}: {before!r} -> {now!r}" for name, before, now, _ in changed))
 
 
+def check_data(run: Run, workdir: Path, accept_changes: bool = False) -> None:
+  """Raises ConfigError if the training data are others than those that the workdir's run reads."""
+  before, now = read_json(workdir / "manifest.json").get("data", {}), _data(run)
+  changed = [name for name in now if before.get(name, now[name]) != now[name]]
+  if changed and not accept_changes:
+    raise ConfigError(
+      f"data {', '.join(map(repr, changed))}: not what the run in {workdir} was trained on, though the settings are the same;"
+      " choose another workdir, or give --accept_changes to train on here with the new data"
+    )
+
+
 def check_schedule(run: Run, workdir: Path, step: int, accept_changes: bool = False) -> None:
   """Refuses another `total_steps`, unless it is larger and the learning rates of the steps taken so far stay what they were."""
   before = read_json(workdir / "manifest.json").get("total_steps", run.total_steps)
@@ -85,7 +96,10 @@ def check_schedule(run: Run, workdir: Path, step: int, accept_changes: bool = Fa
   taken = np.arange(step)
   old = run.program.spec.optimizer.make_schedule(before)
   if not np.array_equal(np.asarray(old(taken)), np.asarray(run.schedule(taken))):
-    raise _another(workdir, f"{words}, which changes learning rates before step {step}; a constant or wsd schedule need not")
+    raise _another(
+      workdir,
+      f"{words}, which changes learning rates before step {step}; constant and wsd with warmup_steps in steps do not",
+    )
 
 
 def _another(workdir: Path, words: str) -> ConfigError:
@@ -108,6 +122,11 @@ def prepare(run: Run, workdir: Path, step: int) -> dict[str, Any]:
         print(f"{name}: {before[name]} -> {manifest[name]}; losses will agree closely but not to the bit", file=sys.stderr)
     check_base(run, workdir)
     changed = config.changes(load_config(workdir), run.config)
+    changed += [
+      (f"data {name}", old, manifest["data"].get(name), "")
+      for name, old in before["data"].items()
+      if manifest["data"].get(name) != old
+    ]
     manifest["changes"] = before["changes"] + [{"step": step, "name": n, "before": a, "now": b} for n, a, b, _ in changed]
   write_json(workdir / "config.json", config.to_dict(run.config))
   write_json(workdir / "manifest.json", manifest)
@@ -177,12 +196,16 @@ def _manifest(run: Run) -> dict[str, Any]:
     "total_steps": run.total_steps,
     "params": run.program.num_params,
     "tokenizer": run.tokenizer.fingerprint(),
-    "data": {name: run.source(name, "train").fingerprint() for name in run.config.all_streams},
+    "data": _data(run),
     "config_sha256": hashlib.sha256(json.dumps(config.to_dict(run.config), sort_keys=True).encode()).hexdigest(),
     "base": {"workdir": str(run.base.workdir), "step": run.base.step, "sha256": run.base.sha256} if run.base else None,
     "tasks": run.described_tasks,
     "changes": [],
   }
+
+
+def _data(run: Run) -> dict[str, str]:
+  return {name: run.source(name, "train").fingerprint() for name in run.config.all_streams}
 
 
 def num_cores() -> int:

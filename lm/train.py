@@ -40,6 +40,7 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
   """
   cfg, clock = run.config, Clock()
   record.check(cfg, workdir, accept_changes)
+  record.check_data(run, workdir, accept_changes)
   finished = record.read_summary(workdir)
   if finished.get("status") == "finished" and finished["step"] >= run.total_steps:
     print(f"{workdir}: finished at step {finished['step']}; nothing to do")
@@ -140,7 +141,15 @@ def _find_origin(run: Run, workdir: Path, accept_changes: bool) -> _Origin:
         f"config.resume_from={cfg.resume_from!r}: needs a checkpoint before config.total_steps={run.total_steps};"
         f" it has {', '.join(map(str, found)) or 'none'}"
       )
-    return _Origin(found[-1], f"step {found[-1]}, the newest checkpoint of {other} (resume_from)", other)
+    changed = [name for name, *_, kind in config.changes(record.load_config(other), cfg) if kind == "identity"]
+    changed = [name for name in changed if name not in ("resume_from", "total_steps")]
+    shaped = [name for name in changed if name == "optimizer.name" or name.startswith(("model", "peft", "init_from"))]
+    if shaped:
+      raise ConfigError(
+        f"config.resume_from={cfg.resume_from!r}: has another {shaped[0]}, so its state does not fit; use init_from"
+      )
+    notice = f"; other than there: {', '.join(changed)}" if changed else ""
+    return _Origin(found[-1], f"step {found[-1]}, the newest checkpoint of {other} (resume_from{notice})", other)
   if run.base:
     base = run.base
     return _Origin(0, f"step 0, the parameters of {base.workdir} at step {base.step} (init_from; {base.notice})")

@@ -136,3 +136,42 @@ def test_a_resumed_run_counts_all_its_tokens_and_seconds(tmp_path):
 def test_parameters_are_those_of_the_newest_checkpoint(tmp_path):
   train.train(make_run(total_steps=2), tmp_path)
   assert build.load_params(tmp_path)[0] == 2
+
+
+def test_other_data_under_the_same_settings_are_refused(tmp_path):
+  from lm import evaluate
+
+  texts, workdir = tmp_path / "x.txt", tmp_path / "run"
+  texts.write_text("one text\nand another one\n" * 8)
+  data = {"name": "text", "path": str(texts), "validation": str(texts)}
+  train.train(make_run(data=data, total_steps=2), workdir)
+  texts.write_text("one text\nand another one\n" * 9)
+  for go_on in (lambda run: train.train(run, workdir), lambda run: evaluate.evaluate_workdir(run, workdir)):
+    with pytest.raises(ConfigError, match=r"data 'causal': not what the run in .* was trained on"):
+      go_on(make_run(data=data, total_steps=2))
+  train.train(make_run(data=data, total_steps=3), workdir, accept_changes=True)
+  changes = json.loads((workdir / "manifest.json").read_text())["changes"]
+  assert {change["name"] for change in changes} == {"total_steps", "data causal"}
+
+
+def test_a_tuned_run_is_not_read_over_another_base(tmp_path):
+  import shutil
+
+  base, tuned = tmp_path / "base", tmp_path / "tuned"
+  train.train(make_run("mlm", total_steps=1), base)
+  settings = {"model": None, "tokenizer": "", "init_from": str(base), "peft": "lora", "total_steps": 1}
+  train.train(make_run("classify", **settings), tuned)
+  build.load_params(tuned)
+  shutil.rmtree(base)
+  train.train(make_run("mlm", total_steps=1, seed=5), base)
+  with pytest.raises(ConfigError, match=r"config.init_from=.* of .*tuned: its parameters changed since that run started"):
+    build.load_params(tuned)
+
+
+def test_resume_from_says_what_is_other_and_refuses_what_does_not_fit(tmp_path, capsys):
+  train.train(make_run(total_steps=2, optimizer=CONSTANT), tmp_path / "trunk")
+  settings = {"resume_from": str(tmp_path / "trunk"), "total_steps": 3}
+  with pytest.raises(ConfigError, match=r"has another optimizer.name, so its state does not fit; use init_from"):
+    train.train(make_run(optimizer="muon", **settings), tmp_path / "a")
+  train.train(make_run(optimizer=CONSTANT, batch_size=4, **settings), tmp_path / "b")
+  assert "(resume_from; other than there: batch_size)" in capsys.readouterr().err

@@ -104,6 +104,11 @@ class Table:
       more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
       shown = ", ".join(f"{label!r} {count:,}" for label, count in counts[:SHOWN])
       lines.append(f"  {len(counts)} labels in train: {shown}{more}")
+    train = {texts for texts, _ in splits["train"]}
+    for name in HELD_OUT:
+      twice = sum(texts in train for texts, _ in splits[name])
+      if twice:
+        lines.append(f"  {twice:,} of {len(splits[name]):,} {name} rows have a text that stands in train too")
     if skipped:
       reasons = ", ".join(f"{count:,} of {file} ({reason})" for (file, reason), count in skipped.most_common())
       lines.append(f"  bad rows left out: {reasons}")

@@ -244,3 +244,10 @@ def test_another_encoding_is_read(tmp_path):
   for encoding in ("cp1252", "utf-16"):
     (tmp_path / "x.csv").write_bytes("text\ncafé\n".encode(encoding))
     assert list(every(path=str(tmp_path / "x.csv"), encoding=encoding)) == ["café"]
+
+
+def test_held_out_texts_that_stand_in_train_are_counted(tmp_path):
+  path = write_csv(tmp_path / "x.csv", ROWS)
+  said = Table(path=path, validation=path, label="label").describe()
+  assert "validation rows have a text that stands in train too" in said
+  assert "stands in train" not in Table(path=path, label="label").describe()
