@@ -51,10 +51,9 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
     step, state = origin.step, origin.load(run)
     manifest = record.prepare(run, workdir, step)
     origin.bring_records(workdir)
-  save_to, losses_path = workdir / "checkpoints", workdir / "losses.f32"
   with (
-    Checkpoints(save_to, cfg.keep_checkpoints) as checkpoints,
-    Losses(losses_path) as losses,
+    Checkpoints(workdir / "checkpoints", cfg.keep_checkpoints) as checkpoints,
+    Losses(workdir / "losses.f32") as losses,
     Tracker(workdir, total_steps=run.total_steps, resume_step=step) as tracker,
   ):
     losses.truncate(step)
