@@ -173,7 +173,7 @@ def convert(setting: str, value: Any, kind: Any) -> Any:
 def _options(kind: str, plug: Plug, cls: Any) -> dict[str, Any]:
   """The options with the types of the class's fields."""
   hints = get_type_hints(cls)
-  known = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in CALLERS.get(kind, ())}
+  known = {name: hints[name] for name in fields(kind, plug.name)}
   for option in dict(plug.options):
     if option not in known:
       raise ConfigError(f"{kind} {plug.name!r} has no option {option!r}; {_choices(option, known, 'it has')}")

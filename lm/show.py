@@ -14,8 +14,7 @@ from lm.command import KINDS
 from lm.config import Config, Mesh, Plug, Stream
 from lm.report import Table
 
-# Kind of plug-in by the setting that holds one, and by what --list calls it.
-PLUGS = {"model": "model", "task": "task", "data": "data", "peft": "peft", "optimizer": "optimizer", "evaluators": "evaluator"}
+# Kind of plug-in by what --list calls it. A setting that holds one is called as its kind.
 LISTED = {
   "tasks": "task",
   "models": "model",
@@ -59,7 +58,7 @@ def _walk(prefix: str, record: Any, defaults: Any, comments: dict[str, str]) -> 
     name, value = f"{prefix}{field.name}", getattr(record, field.name)
     default, comment = getattr(defaults, field.name, None), comments.get(field.name, "")
     if isinstance(value, Plug):
-      yield from _plug(PLUGS[field.name], name, value, default, comment)
+      yield from _plug(field.name, name, value, default, comment)
     elif isinstance(value, Mesh):
       yield from _walk(f"{name}.", value, default, dict.fromkeys(("data", "fsdp", "tensor"), comment))
     elif value and field.name in ("streams", "evaluators"):
