@@ -34,9 +34,27 @@ def make_run(cfg: Config, devices: list[jax.Device] | None = None) -> Run:
   Raises:
     ValueError: a setting, its value, and what is accepted.
   """
-  base_cfg = _base_config(cfg)
-  tok = _make_tokenizer(cfg, base_cfg)
-  architecture = _make_architecture(cfg, base_cfg, tok)
+  base = _base_workdir(cfg)
+  tok = _make_tokenizer(cfg, base)
+  return _assemble(cfg, tok, _make_architecture(cfg, base, tok), base, devices)
+
+
+def load_run(workdir: Path, devices: list[jax.Device] | None = None) -> Run:
+  """The run of a workdir with the tokenizer and the architecture that are kept there, to evaluate what it trained.
+
+  A run of full parameters needs no base any more and has none, so one that was fine-tuned is trained on by `make_run`.
+  devices: as `make_run` takes them.
+  """
+  cfg = record.load_config(workdir)
+  base = None if cfg.peft == Plug("full") else record.find_base(workdir)
+  return _assemble(cfg, load_tokenizer(workdir), record.read_architecture(workdir), base, devices)
+
+
+def _assemble(
+  cfg: Config, tok: Tokenizer, architecture: TransformerConfig, base: Path | None, devices: list[jax.Device] | None
+) -> Run:
+  """The run of a config over what it starts from. base: workdir of the parameters, None for random ones."""
+  _check_length(cfg, architecture)
   peft: Peft = plug.make("peft", cfg.peft)
   optimizer: Optimizer = plug.make("optimizer", cfg.optimizer)
   mesh = sharding.make_mesh(cfg.mesh, devices or jax.devices())
@@ -78,28 +96,23 @@ def make_run(cfg: Config, devices: list[jax.Device] | None = None) -> Run:
     schedule=optimizer.make_schedule(total_steps),
     load=load,
     source=source,
-    base=_load_base(cfg, model) if cfg.init_from else None,
+    base=_load_base(cfg, model, base) if base else None,
   )
-
-
-def load_run(workdir: Path, devices: list[jax.Device] | None = None) -> Run:
-  """The run that a workdir belongs to, with the tokenizer that is kept there. devices: as `make_run` takes them."""
-  cfg = record.load_config(workdir)
-  return make_run(dataclasses.replace(cfg, tokenizer=_tokenizer_path(workdir)), devices)
 
 
 def load_params(workdir: Path, which: str | int = "last") -> tuple[int, dict[str, Any]]:
   """Step and full plain parameters (PEFT leaves merged) of a workdir's checkpoint, as host arrays by name.
 
   which: "last", "best" or a step, of this workdir. What a PEFT run did not save is that of the base at the step where
-  the run started from it.
+  the run started from it; its base is looked for by `record.find_base`.
   """
   cfg = record.load_config(workdir)
   step, saved = checkpoint.load_params(workdir / "checkpoints", which)
   flat = tree.flatten(saved)
-  if cfg.init_from and cfg.peft != Plug("full"):
+  base_workdir = None if cfg.peft == Plug("full") else record.find_base(workdir)
+  if base_workdir:
     base = record.read_manifest(workdir)["base"]
-    _, below = load_params(Path(cfg.init_from), base["step"])
+    _, below = load_params(base_workdir, base["step"])
     if tree.sha256(tree.unflatten(below)) != base["sha256"]:
       raise ConfigError(f"config.init_from={cfg.init_from!r} of {workdir}: its parameters changed since that run started")
     flat = below | flat
@@ -117,7 +130,7 @@ def load_model(workdir: Path, which: str | int = "last") -> tuple[Model, dict[st
   tok = load_tokenizer(workdir)
   heads = {(task.head, task.head_spec) for task in load_tasks(workdir, which).values()}
   dtype = device.compute_dtype(cfg.dtype, jax.devices()[0])
-  return Model(_architecture_of(cfg, tok), tuple(sorted(heads)), dtype), tree.unflatten(flat), tok
+  return Model(record.read_architecture(workdir), tuple(sorted(heads)), dtype), tree.unflatten(flat), tok
 
 
 def load_tokenizer(workdir: Path) -> Tokenizer:
@@ -132,30 +145,32 @@ def load_tasks(workdir: Path, which: str | int = "last") -> dict[str, Task]:
   return {key: plug.make("task", parse_plug(f"{workdir}: task", value)) for key, value in kept.items()}
 
 
-def _base_config(cfg: Config) -> Config | None:
+def _base_workdir(cfg: Config) -> Path | None:
   if cfg.init_from and not (Path(cfg.init_from) / "manifest.json").is_file():
     raise ConfigError(f"config.init_from={cfg.init_from!r}: not the workdir of a run (no manifest.json and config.json there)")
-  return record.load_config(Path(cfg.init_from)) if cfg.init_from else None
+  return Path(cfg.init_from) if cfg.init_from else None
 
 
 def _tokenizer_path(workdir: Path) -> str:
   return "bytes" if record.read_manifest(workdir)["tokenizer"] == "bytes" else str(workdir / "tokenizer.model")
 
 
-def _make_tokenizer(cfg: Config, base_cfg: Config | None) -> Tokenizer:
-  if base_cfg is None and not cfg.tokenizer:
+def _make_tokenizer(cfg: Config, base: Path | None) -> Tokenizer:
+  if base is None and not cfg.tokenizer:
     raise ConfigError("config.tokenizer: not set; accepted are a SentencePiece .model file or 'bytes'")
-  if base_cfg is None:
+  if base is None:
     return tokenizers.load(cfg.tokenizer)
-  inherited = load_tokenizer(Path(cfg.init_from))
+  inherited = load_tokenizer(base)
   if cfg.tokenizer and tokenizers.load(cfg.tokenizer).fingerprint() != inherited.fingerprint():
     raise ConfigError(f"config.tokenizer={cfg.tokenizer!r}: not the one that {cfg.init_from} was trained with; leave it unset")
   return inherited
 
 
-def _architecture_of(cfg: Config, tok: Tokenizer) -> TransformerConfig:
-  if cfg.model is None and cfg.init_from:
-    return _architecture_of(record.load_config(Path(cfg.init_from)), tok)
+def _make_architecture(cfg: Config, base: Path | None, tok: Tokenizer) -> TransformerConfig:
+  """The preset with the config's fields; unset, that of the base."""
+  theirs = record.read_architecture(base) if base else None
+  if cfg.model is None and theirs:
+    return theirs
   if cfg.model is None:
     raise ConfigError(f"config.model: not set; accepted are {', '.join(plug.names('model'))}")
   architecture: TransformerConfig = plug.make("model", cfg.model)
@@ -165,21 +180,16 @@ def _architecture_of(cfg: Config, tok: Tokenizer) -> TransformerConfig:
     raise ConfigError(
       f"config.model.vocab_size={architecture.vocab_size}: the tokenizer {cfg.tokenizer!r} has {tok.vocab_size} pieces"
     )
+  for name, value in dataclasses.asdict(architecture).items():
+    expected = getattr(theirs, name, value)
+    if value != expected and name != "dropout_rate":  # dropout has no parameters
+      raise ConfigError(f"config.model.{name}={value!r}: config.init_from={cfg.init_from!r} has {expected!r}")
   return architecture
 
 
-def _make_architecture(cfg: Config, base_cfg: Config | None, tok: Tokenizer) -> TransformerConfig:
-  architecture = _architecture_of(cfg, tok)
-  if base_cfg is not None and cfg.model is not None:
-    theirs = _architecture_of(base_cfg, tok)
-    same = dataclasses.replace(theirs, dropout_rate=architecture.dropout_rate)  # dropout has no parameters
-    for field in dataclasses.fields(architecture):
-      ours, expected = getattr(architecture, field.name), getattr(same, field.name)
-      if ours != expected:
-        raise ConfigError(f"config.model.{field.name}={ours!r}: config.init_from={cfg.init_from!r} has {expected!r}")
+def _check_length(cfg: Config, architecture: TransformerConfig) -> None:
   if cfg.seq_len > architecture.max_len:
     raise ConfigError(f"config.seq_len={cfg.seq_len}: the model takes at most {architecture.max_len} (model.max_len)")
-  return architecture
 
 
 def _make_task(name: str, stream: Stream, source: Any, architecture: TransformerConfig, tok: Tokenizer) -> Task:
@@ -241,9 +251,8 @@ def _accumulation(cfg: Config, num_shards: int) -> int:
   return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n * cfg.seq_len <= cfg.max_device_tokens)
 
 
-def _load_base(cfg: Config, model: Model) -> Base:
+def _load_base(cfg: Config, model: Model, workdir: Path) -> Base:
   """The base's parameters that this model has; heads may be missing on either side, anything else is an error."""
-  workdir = Path(cfg.init_from)
   step, flat = load_params(workdir)
   boxed = tree.flatten(jax.eval_shape(model.init, jax.random.key(0)))
   wanted = {name: box.value.shape for name, box in boxed.items()}

@@ -74,7 +74,7 @@ def evaluate_workdir(run: Run, workdir: Path, which: str | int = "last") -> dict
     ConfigError: no such checkpoint, or it holds other parameters than the run's.
   """
   step = checkpoint.choose(workdir / "checkpoints", which)
-  record.check_data(run, workdir)  # other training rows would mean that held-out ones may have been trained on
+  record.check_built(run, workdir)  # other training rows would mean that held-out ones may have been trained on
   evaluators = make_evaluators(run)
   run.program.compile([], eval_shapes(evaluators))
   found = {

@@ -4,6 +4,7 @@ Execution settings (mesh, kernels, logging) may change when a run is resumed and
 refused with the ways out, unless it is accepted.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from lm import config, metrics
 from lm.checkpoint import FORMAT
 from lm.config import Config, ConfigError
 from lm.files import read_json, write_json
+from lm.models.transformer_config import TransformerConfig
+from lm.plug import convert
 from lm.run import Run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
@@ -55,6 +58,40 @@ def read_manifest(workdir: Path) -> dict[str, Any]:
   return manifest
 
 
+def read_architecture(workdir: Path) -> TransformerConfig:
+  """What the run's model is, every field as it was resolved, so that no preset and no base is asked again.
+
+  Raises:
+    ConfigError: as `load_config`, or fields that this version does not know.
+  """
+  kept, hints = read_manifest(workdir).get("architecture", {}), get_type_hints(TransformerConfig)
+  unknown = [name for name in kept if name not in hints]
+  if unknown or not kept:
+    raise ConfigError(
+      f"{workdir}: manifest.json has {f'the unknown field architecture.{unknown[0]}' if unknown else 'no architecture'};"
+      " it is of another version of lm"
+    )
+  return TransformerConfig(**{name: convert(f"{workdir}: {name}", value, hints[name]) for name, value in kept.items()})
+
+
+def find_base(workdir: Path) -> Path | None:
+  """The workdir of the base of a workdir's run, None without one: where it was, else where config.init_from says.
+
+  Raises:
+    ConfigError: it stands at neither place.
+  """
+  base, given = read_manifest(workdir)["base"], load_config(workdir).init_from
+  if not base:
+    return None
+  found = [path for path in (Path(base["workdir"]), Path(given)) if (path / "manifest.json").is_file()]
+  if not found:
+    raise ConfigError(
+      f"{workdir}: its base is neither at {base['workdir']} nor at {given} (config.init_from); a run that trains only some"
+      " parameters needs the others from there"
+    )
+  return found[0]
+
+
 def read_summary(workdir: Path) -> dict[str, Any]:
   """The summary.json of a workdir, {} without one."""
   return read_json(workdir / "summary.json")
@@ -74,15 +111,25 @@ def check(cfg: Config, workdir: Path, accept_changes: bool = False) -> None:
     raise _another(workdir, ", ".join(f"{name}: {before!r} -> {now!r}" for name, before, now, _ in changed))
 
 
-def check_data(run: Run, workdir: Path, accept_changes: bool = False) -> None:
-  """Raises ConfigError if the training data are others than those that the workdir's run reads."""
-  before, now = read_json(workdir / "manifest.json").get("data", {}), _data(run)
+def check_built(run: Run, workdir: Path, accept_changes: bool = False) -> None:
+  """Raises ConfigError if, under the same settings, the model or the training data are others than the workdir's run has."""
+  if not (workdir / "manifest.json").is_file():
+    return
+  if (changes := architecture_changes(run, workdir)) and not accept_changes:
+    raise _another(workdir, ", ".join(f"{name}: {before!r} -> {now!r}" for name, before, now in changes))
+  before, now = read_manifest(workdir)["data"], _data(run)
   changed = [name for name in now if before.get(name, now[name]) != now[name]]
   if changed and not accept_changes:
     raise ConfigError(
       f"data {', '.join(map(repr, changed))}: not what the run in {workdir} was trained on, though the settings are the same;"
       " choose another workdir, or give --accept_changes to train on here with the new data"
     )
+
+
+def architecture_changes(run: Run, workdir: Path) -> list[tuple[str, Any, Any]]:
+  """(setting, old value, new value) of what another preset or base made of the model since a workdir's run started."""
+  before, now = (dataclasses.asdict(cfg) for cfg in (read_architecture(workdir), run.program.spec.model.cfg))
+  return [(f"model.{name}", before[name], value) for name, value in now.items() if before[name] != value]
 
 
 def check_schedule(run: Run, workdir: Path, step: int, accept_changes: bool = False) -> None:
@@ -122,6 +169,8 @@ def prepare(run: Run, workdir: Path, step: int) -> dict[str, Any]:
         print(f"{name}: {before[name]} -> {manifest[name]}; losses will agree closely but not to the bit", file=sys.stderr)
     check_base(run, workdir)
     changed = config.changes(load_config(workdir), run.config)
+    named = {name for name, *_ in changed}
+    changed += [(*change, "") for change in architecture_changes(run, workdir) if change[0] not in named]
     changed += [
       (f"data {name}", old, manifest["data"].get(name), "")
       for name, old in before["data"].items()
@@ -195,13 +244,20 @@ def _manifest(run: Run) -> dict[str, Any]:
     "accumulation": run.program.spec.accumulation,
     "total_steps": run.total_steps,
     "params": run.program.num_params,
+    "architecture": dataclasses.asdict(run.program.spec.model.cfg),
     "tokenizer": run.tokenizer.fingerprint(),
     "data": _data(run),
     "config_sha256": hashlib.sha256(json.dumps(config.to_dict(run.config), sort_keys=True).encode()).hexdigest(),
-    "base": {"workdir": str(run.base.workdir), "step": run.base.step, "sha256": run.base.sha256} if run.base else None,
+    "base": _base(run),
     "tasks": run.described_tasks,
     "changes": [],
   }
+
+
+def _base(run: Run) -> dict[str, Any] | None:
+  if run.base is None:
+    return None
+  return {"workdir": str(run.base.workdir.resolve()), "step": run.base.step, "sha256": run.base.sha256}
 
 
 def _data(run: Run) -> dict[str, str]:

@@ -40,7 +40,7 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
   """
   cfg, clock = run.config, Clock()
   record.check(cfg, workdir, accept_changes)
-  record.check_data(run, workdir, accept_changes)
+  record.check_built(run, workdir, accept_changes)
   finished = record.read_summary(workdir)
   if finished.get("status") == "finished" and finished["step"] >= run.total_steps:
     print(f"{workdir}: finished at step {finished['step']}; nothing to do")
@@ -129,6 +129,8 @@ class _Origin:
 def _find_origin(run: Run, workdir: Path, accept_changes: bool) -> _Origin:
   """The resume order: the workdir's newest checkpoint, that of `resume_from`, the parameters of `init_from`, random ones."""
   cfg = run.config
+  if cfg.init_from and not run.base:
+    raise ConfigError(f"{workdir}: its run was loaded without its base, to evaluate it; build.make_run makes one to train")
   if own := checkpoint.steps(workdir / "checkpoints"):
     record.check_schedule(run, workdir, own[-1], accept_changes)
     return _Origin(own[-1], f"step {own[-1]}, the newest checkpoint of {workdir}", workdir)
@@ -142,6 +144,7 @@ def _find_origin(run: Run, workdir: Path, accept_changes: bool) -> _Origin:
       )
     changed = [name for name, *_, kind in config.changes(record.load_config(other), cfg) if kind == "identity"]
     changed = [name for name in changed if name not in ("resume_from", "total_steps")]
+    changed += [name for name, *_ in record.architecture_changes(run, other) if name not in changed]
     shaped = [name for name in changed if name == "optimizer.name" or name.startswith(("model", "peft", "init_from"))]
     if shaped:
       raise ConfigError(

@@ -36,5 +36,7 @@ def test_a_workdir_measures_what_its_run_measured(peft, tmp_path):
 
 def test_another_runs_parameters_are_refused(tmp_path):
   train.train(make_run("classify", total_steps=1), tmp_path)
-  with pytest.raises(ConfigError, match="step 1 lacks or has other parameters than the run: .*head_lm"):
+  with pytest.raises(ConfigError, match="step 1 lacks or has other parameters than the run: .*head_mlm"):
+    evaluate.evaluate_workdir(make_run("mlm", total_steps=1), tmp_path)
+  with pytest.raises(ConfigError, match="model.causal: False -> True"):
     evaluate.evaluate_workdir(make_run(total_steps=1), tmp_path)
