@@ -14,7 +14,7 @@ from lm.data.rows import DELIMITERS, READERS, Cells, RowFile
 from lm.data.source import SPLITS
 
 BAD_ROWS = ("error", "skip")
-EVERY = 10  # of so many texts, one goes to each held-out split, namely that at this place:
+BUCKETS = 10  # into which the hash of its text puts a row. One bucket is a held-out split, the others are train:
 HELD_OUT = {"validation": 2, "test": 7}
 SHOWN = 10  # labels that `describe` counts
 
@@ -25,9 +25,11 @@ Example = tuple[tuple[str, ...], str]  # texts, label ("" without one)
 class Table:
   """Rows as {"text"}, with "text_pair" where `text` names two columns, and "label" where `label` names one.
 
-  A split without a file is cut from `path`, by content alone: distinct texts are ordered by label and hash, and of every
-  ten one is held out for each such split. So each label is cut alike, rows of equal text stand in one split, and neither
-  the order of the rows nor the seed matters. A label never stands in held-out rows only. Few texts may leave a split empty.
+  A split without a file is cut from `path` by the hash of each row's text alone. So rows of equal text stand in one split,
+  rows that are added or taken away move no other, and neither their order nor the seed matters. Train, validation and test
+  have 80, 10 and 10 percent of the texts, and of each label's, in expectation: of 1,000 texts 100 are held out, give or take
+  10, of 20 two, give or take 1.3. Two exceptions last until rows are added: a held-out text is in train where no text there
+  has its label, and a split that would be empty has one text of train where each of its labels stays there without it.
 
   Labels are text: 3 and 3.0 -> "3", True -> "true", without spaces around. A row is bad if its cells, its JSON or its
   quotes are, if a text is empty or no text, or if it has no label.
@@ -196,20 +198,31 @@ def _as_text(cell: Any) -> str | None:
 
 
 def cut(examples: list[Example], held_out: list[str]) -> dict[str, list[Example]]:
-  """Examples of train and of the held-out splits named, by the rule that `Table` states; a split is ordered by hash."""
+  """Examples of train and of the held-out splits named, by the rule that `Table` states; a split is ordered by hash.
+
+  Of [(("a",), "x"), (("b",), "y"), ...] a text whose hash is 2 modulo 10 goes to validation, 7 to test.
+  """
   labels: dict[tuple[str, ...], list[str]] = {}
   for texts, label in examples:
     labels.setdefault(texts, []).append(label)
   digest = {texts: hashlib.sha256("\0".join(texts).encode()).digest() for texts in labels}
+  split_of = {HELD_OUT[name]: name for name in held_out}
   splits: dict[str, list[tuple[str, ...]]] = {"train": [], **{name: [] for name in held_out}}
-  for i, texts in enumerate(sorted(labels, key=lambda texts: (min(labels[texts]), digest[texts], texts))):
-    splits[next((name for name in splits if HELD_OUT.get(name) == i % EVERY), "train")].append(texts)
-  seen = {label for texts in splits["train"] for label in labels[texts]}
+  for texts in sorted(labels, key=lambda texts: (digest[texts], texts)):
+    splits[split_of.get(int.from_bytes(digest[texts]) % BUCKETS, "train")].append(texts)
+  counts = Counter(label for texts in splits["train"] for label in set(labels[texts]))
   for name in held_out:
     found, splits[name] = splits[name], []
-    for texts in found:  # with a label that stands nowhere else, to train
-      splits[name if seen.issuperset(labels[texts]) else "train"].append(texts)
-      seen.update(labels[texts])
+    for texts in found:
+      known = counts.keys() >= set(labels[texts])
+      splits[name if known else "train"].append(texts)
+      counts.update(() if known else set(labels[texts]))
+  for name in (name for name in held_out if not splits[name]):
+    spare = next((texts for texts in splits["train"] if all(counts[label] > 1 for label in set(labels[texts]))), None)
+    if spare is not None:
+      splits["train"].remove(spare)
+      splits[name].append(spare)
+      counts.subtract(set(labels[spare]))
   return {
     name: [(t, label) for t in sorted(found, key=lambda t: (digest[t], t)) for label in sorted(labels[t])]
     for name, found in splits.items()
