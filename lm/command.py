@@ -95,16 +95,24 @@ def parse(argv: Sequence[str]) -> Command:
 def workdir(command: Command, cfg: Config) -> Path:
   """The --workdir, or runs/<config stem>[-<argument>][-<hash of overrides>]-s<seed>.
 
-  Only overrides that decide the run's numbers count, since execution settings may change when it is resumed.
+  Only overrides that decide the run's numbers count, since execution settings may change when it is resumed. `total_steps`
+  decides them where the learning rates depend on it; where they do not, more steps find the run that they continue.
   """
   if command.workdir:
     return Path(command.workdir)
   file, _, argument = command.config.partition(":")
-  decides = lambda name: name != "seed" and config.is_identity(name)
+  free = ("seed", "total_steps") if _can_be_made_longer(cfg) else ("seed",)
+  decides = lambda name: name not in free and config.is_identity(name)
   settings = {name: plug.parse_text(value) for name, value in command.overrides if decides(name)}
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode()).hexdigest()[:8]
   parts = [Path(file).stem, re.sub(r"[^\w.=+-]+", "_", argument), digest if settings else "", f"s{cfg.seed}"]
   return Path("runs", "-".join(part for part in parts if part))
+
+
+def _can_be_made_longer(cfg: Config) -> bool:
+  """Whether the learning rates are the same for any `total_steps`: constant, after a warm-up that is set in steps."""
+  options = dict(cfg.optimizer.options)
+  return options.get("schedule") == "constant" and "warmup_steps" in options and "%" not in str(options["warmup_steps"])
 
 
 def next_commands(workdir: Path, heads: set[str]) -> list[str]:

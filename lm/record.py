@@ -133,7 +133,10 @@ def architecture_changes(run: Run, workdir: Path) -> list[tuple[str, Any, Any]]:
 
 
 def check_schedule(run: Run, workdir: Path, step: int, accept_changes: bool = False) -> None:
-  """Refuses another `total_steps`, unless it is larger and the learning rates of the steps taken so far stay what they were."""
+  """Refuses another `total_steps`, unless it is larger and the learning rates of the steps taken so far stay what they were.
+
+  They stay under a constant schedule, and before the decay of wsd, where the warm-up is in steps.
+  """
   before = read_json(workdir / "manifest.json").get("total_steps", run.total_steps)
   if before == run.total_steps or accept_changes:
     return
@@ -141,11 +144,15 @@ def check_schedule(run: Run, workdir: Path, step: int, accept_changes: bool = Fa
   if run.total_steps < before:
     raise _another(workdir, words)
   taken = np.arange(step)
-  old = run.program.spec.optimizer.make_schedule(before)
-  if not np.array_equal(np.asarray(old(taken)), np.asarray(run.schedule(taken))):
-    raise _another(
-      workdir,
-      f"{words}, which changes learning rates before step {step}; constant and wsd with warmup_steps in steps do not",
+  optimizer = run.program.spec.optimizer
+  if not np.array_equal(np.asarray(optimizer.make_schedule(before)(taken)), np.asarray(run.schedule(taken))):
+    causes = [f"optimizer.schedule={optimizer.schedule!r}"] if optimizer.schedule != "constant" else []
+    causes += [f"optimizer.warmup_steps={optimizer.warmup_steps!r}"] if "%" in str(optimizer.warmup_steps) else []
+    raise ConfigError(
+      f"--workdir={workdir}: {words} changes the learning rates of the {step} steps taken, because of {' and '.join(causes)}"
+      " (a constant schedule with warmup_steps in steps can be made longer); choose another workdir, with"
+      f" --config.resume_from={workdir} to go on from its state or --config.init_from={workdir} from its parameters,"
+      " or give --accept_changes to go on here with the new learning rates"
     )
 
 

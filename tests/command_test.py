@@ -71,3 +71,11 @@ def test_the_same_command_finds_the_same_run():
   assert changed != workdir("--config.optimizer.learning_rate=3e-4")
   assert changed.name.startswith("tiny-") and changed.name.endswith("-s0")
   assert workdir("--workdir=elsewhere") == Path("elsewhere")
+
+
+def test_more_steps_find_the_run_that_they_continue_and_another_schedule_another_run():
+  constant = ("--config.optimizer.schedule=constant", "--config.optimizer.warmup_steps=20")
+  assert workdir(*constant) == workdir(*constant, "--config.total_steps=800") != workdir()
+  share = (constant[0], "--config.optimizer.warmup_steps=2%")
+  for flags in ((), constant[:1], constant[1:], share):
+    assert workdir(*flags, "--config.total_steps=800") != workdir(*flags)

@@ -71,8 +71,11 @@ def test_more_steps_are_taken_where_the_schedule_so_far_is_the_same(tmp_path):
 def test_more_steps_are_refused_where_they_change_what_was(tmp_path):
   train.train(make_run(total_steps=4), tmp_path)  # cosine to the end
   before = losses(tmp_path).tobytes()
-  with pytest.raises(ConfigError, match="total_steps: 4 -> 8, which changes learning rates before step 4"):
+  causes = r"optimizer.schedule='cosine' and optimizer.warmup_steps='2%'"
+  refused = f"4 -> 8 changes the learning rates of the 4 steps taken, because of {causes}"
+  with pytest.raises(ConfigError, match=refused) as error:
     train.train(make_run(total_steps=8), tmp_path)
+  assert f"--config.resume_from={tmp_path} to go on from its state" in str(error.value) and "\n" not in str(error.value)
   assert losses(tmp_path).tobytes() == before
 
 
