@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lm
-from lm import build, config, predictor, train, tree
+from lm import build, config, predictor, saved, train, tree
 from lm.config import ConfigError
 from tests.conftest import LABELS, TEXTS, make_run
 
@@ -155,7 +155,7 @@ def test_embeddings_are_means_of_hidden_states_without_specials(workdirs):
     "positions": np.arange(tokens.size)[None],
     "row": np.zeros(1, int),
   }
-  h_BTD, _ = model.model.hidden(model.params, inputs)
+  h_BTD = model.model.hidden(model.params, inputs).hidden_BTD
   np.testing.assert_allclose(found[0], np.asarray(h_BTD)[0, 1:-1].mean(0), atol=1e-5)
   assert model.embed([]).shape == (0, 32)
 
@@ -224,7 +224,7 @@ def test_a_peft_run_is_whole_with_and_without_a_base(based, tmp_path):
   found = lm.load(tmp_path / "tuned").predict(TEXTS)
   loss = -np.mean([math.log(row["scores"][label]) for row, label in zip(found, LABELS, strict=True)])
   assert loss == pytest.approx(summary["metrics"]["eval/validation/loss"], abs=1e-5)
-  _, flat = build.load_params(tmp_path / "tuned")
+  _, flat = saved.load_params(tmp_path / "tuned")
   assert not [name for name in flat if "/lora/" in name]
   assert tree.count(tree.unflatten(flat)) < summary["params"]["total"]
 

@@ -98,8 +98,8 @@ def _generate(model: Model, sampler: Sampler, eos_id: int, params, tokens_BT, pa
       "positions": jnp.maximum(slots - pad_B[:, None], 0),
       "row": rows_B,
     }
-    h_BTD, cache = model.hidden(params, inputs, cache=cache)
-    return model.logits(params, "lm", h_BTD[:, -1], rows_B), cache
+    out = model.hidden(params, inputs, cache=cache)
+    return model.logits(params, "lm", out.hidden_BTD[:, -1], rows_B), out.cache
 
   def step(carry):
     i, done_B, logits_BV, cache, out_BN = carry

@@ -5,25 +5,30 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lm.models.layers import Linear, Norm
+from lm.models.layers import Linear, Norm, soft_cap
 from lm.models.mask import Mask
-from lm.models.rope import rotate
+from lm.models.rope import Rotation, rotate
 from lm.models.transformer_config import TransformerConfig
 
 MASKED = -1e30  # finite, so that a row that may see nothing gives no nan
 
 
-def attend(q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, mask: Mask) -> jax.Array:
+def attend(
+  q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, mask: Mask, scale: float = 0.0, cap: float = 0.0
+) -> jax.Array:
   """Softmax attention, scores in fp32 -> [B, T, H, C]. The plain reference that kernels are tested against.
+
+  scale: of the scores; 0: C ** -0.5. cap: of the scores, by `soft_cap`.
 
   Heads come first and the division by the softmax's sum comes after the product with the values: on a CPU this took half
   the time of `jax.nn.dot_product_attention`, since only [T, C] is divided instead of [T, S].
   """
   B, T, H, C = q_BTHC.shape
   K = k_BSKC.shape[2]
-  q_BKGTC = (q_BTHC * C**-0.5).reshape(B, T, K, H // K, C).transpose(0, 2, 3, 1, 4)
+  q_BKGTC = (q_BTHC * (scale or C**-0.5)).reshape(B, T, K, H // K, C).transpose(0, 2, 3, 1, 4)
   k_BKSC, v_BKSC = k_BSKC.transpose(0, 2, 1, 3), v_BSKC.transpose(0, 2, 1, 3)
   scores = jnp.einsum("bkgtc,bksc->bkgts", q_BKGTC, k_BKSC, preferred_element_type=jnp.float32)
+  scores = soft_cap(scores, cap)
   allowed_BTS = mask.as_array()
   if allowed_BTS is not None:
     scores = jnp.where(allowed_BTS[:, None, None, :, :], scores, MASKED)
@@ -36,9 +41,11 @@ def attend(q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, mask: Mask) 
 class Core(nn.Module):
   """(q, k, v, mask) -> mixed values: a module of its own so that prefixes and kernels can stand in its place."""
 
+  cfg: TransformerConfig
+
   @nn.compact
   def __call__(self, q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, mask: Mask) -> jax.Array:
-    return attend(q_BTHC, k_BSKC, v_BSKC, mask)
+    return attend(q_BTHC, k_BSKC, v_BSKC, mask, self.cfg.attention_scale, self.cfg.attention_softcap)
 
 
 class Attention(nn.Module):
@@ -48,21 +55,22 @@ class Attention(nn.Module):
   dtype: DTypeLike
 
   @nn.compact
-  def __call__(self, x_BTD, positions_BT, mask, cache=None, start=None):
+  def __call__(self, x_BTD, by: Rotation | None, mask, cache=None, start=None):
     cfg = self.cfg
+    bias = cfg.bias or cfg.qkv_bias
     project = lambda name, heads: Linear(
-      (heads, cfg.channels), ("embed", "heads", "channels"), bias=cfg.bias, stddev=cfg.init_stddev, dtype=self.dtype, name=name
+      (heads, cfg.channels), ("embed", "heads", "channels"), bias=bias, stddev=cfg.init_stddev, dtype=self.dtype, name=name
     )(x_BTD)
     q_BTHC, k_BTKC, v_BTKC = project("query", cfg.num_heads), project("key", cfg.kv_heads), project("value", cfg.kv_heads)
     if cfg.qk_norm:
-      q_BTHC = Norm("rmsnorm", cfg.norm_eps, axis="channels", name="query_norm")(q_BTHC)
-      k_BTKC = Norm("rmsnorm", cfg.norm_eps, axis="channels", name="key_norm")(k_BTKC)
-    if cfg.positions == "rotary":
-      q_BTHC, k_BTKC = (rotate(x, positions_BT, cfg.rope_base) for x in (q_BTHC, k_BTKC))
+      per_head = lambda name: Norm("rmsnorm", cfg.norm_eps, offset=float(cfg.norm_plus_one), axis="channels", name=name)
+      q_BTHC, k_BTKC = per_head("query_norm")(q_BTHC), per_head("key_norm")(k_BTKC)
+    if by is not None:
+      q_BTHC, k_BTKC = rotate(q_BTHC, by), rotate(k_BTKC, by)
     if cache is not None and start is not None:
       write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=1)
       k_BTKC, v_BTKC = cache = (write(cache[0], k_BTKC), write(cache[1], v_BTKC))
-    mixed_BTHC = Core(name="core")(q_BTHC, k_BTKC, v_BTKC, mask)
+    mixed_BTHC = Core(cfg, name="core")(q_BTHC, k_BTKC, v_BTKC, mask)
     out = Linear(
       (cfg.model_dim,), ("heads", "channels", "embed"), num_inputs=2, bias=cfg.bias,
       stddev=cfg.init_stddev * (2 * cfg.num_layers) ** -0.5, dtype=self.dtype, name="out",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lm.models.layers import ACTIVATIONS, Dropout, Linear, Norm, broadcast_to_rank, logical
+from lm.models.layers import ACTIVATIONS, Dropout, Linear, Norm, broadcast_to_rank, logical, soft_cap
 from lm.models.transformer_config import TransformerConfig
 
 
@@ -22,12 +22,24 @@ class HeadSpec:
   num_outputs: int = 0
 
 
-def _vocab_logits(h: jax.Array, table_VD: jax.Array) -> jax.Array:
-  return jnp.einsum("...d,vd->...v", h, table_VD.astype(h.dtype), preferred_element_type=jnp.float32)
+def _vocab_logits(cfg: TransformerConfig, h: jax.Array, table_VD: jax.Array, dtype: DTypeLike) -> jax.Array:
+  """Logits [..., V]: the embedding table transposed, or a kernel of the head's own when untied."""
+  if cfg.tied:
+    logits = jnp.einsum("...d,vd->...v", h, table_VD.astype(h.dtype), preferred_element_type=jnp.float32)
+  else:
+    out = Linear((cfg.vocab_size,), ("embed", "vocab"), bias=False, stddev=cfg.init_stddev, dtype=dtype, name="out")
+    logits = out(h).astype(jnp.float32)
+  return soft_cap(logits, cfg.logit_softcap)
+
+
+def _transform(cfg: TransformerConfig, h: jax.Array, dtype: DTypeLike) -> jax.Array:
+  """BERT's and ModernBERT's prediction head before the vocabulary: dense, activation, norm."""
+  dense = Linear((cfg.model_dim,), ("embed", "mlp"), bias=cfg.bias, stddev=cfg.init_stddev, dtype=dtype, name="transform")
+  return Norm.of(cfg, "norm")(ACTIVATIONS[cfg.activation](dense(h)))
 
 
 class LmHead(nn.Module):
-  """Next-token logits [..., V]: the embedding table transposed, or a kernel of its own when untied."""
+  """Next-token logits [..., V]."""
 
   cfg: TransformerConfig
   spec: HeadSpec
@@ -35,16 +47,11 @@ class LmHead(nn.Module):
 
   @nn.compact
   def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array) -> jax.Array:
-    if self.cfg.tied:
-      return _vocab_logits(h, table_VD)
-    out = Linear(
-      (self.cfg.vocab_size,), ("embed", "vocab"), bias=False, stddev=self.cfg.init_stddev, dtype=self.dtype, name="out"
-    )
-    return out(h).astype(jnp.float32)
+    return _vocab_logits(self.cfg, h, table_VD, self.dtype)
 
 
 class MlmHead(nn.Module):
-  """BERT's masked-token logits: dense, activation, norm, then the tied table and a bias."""
+  """Masked-token logits [..., V]: BERT's transform, then the vocabulary and a bias."""
 
   cfg: TransformerConfig
   spec: HeadSpec
@@ -53,22 +60,15 @@ class MlmHead(nn.Module):
   @nn.compact
   def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array) -> jax.Array:
     cfg = self.cfg
-    dense = Linear(
-      (cfg.model_dim,), ("embed", "mlp"), bias=cfg.bias, stddev=cfg.init_stddev, dtype=self.dtype, name="transform"
-    )
-    h = Norm(cfg.norm, cfg.norm_eps, cfg.bias, name="norm")(ACTIVATIONS[cfg.activation](dense(h)))
+    h = _transform(cfg, h, self.dtype)
     zeros = logical(nn.initializers.zeros, ("vocab",))
     bias_V = self.param("bias", zeros, (cfg.vocab_size,))
-    if cfg.tied:
-      logits = _vocab_logits(h, table_VD)
-    else:
-      out = Linear((cfg.vocab_size,), ("embed", "vocab"), bias=False, stddev=cfg.init_stddev, dtype=self.dtype, name="out")
-      logits = out(h).astype(jnp.float32)
+    logits = _vocab_logits(cfg, h, table_VD, self.dtype)
     return logits + broadcast_to_rank(bias_V, logits.ndim)
 
 
 class ClassifierHead(nn.Module):
-  """Class logits [B, N] of one hidden state per row: BERT's pooler (dense, tanh), dropout, linear."""
+  """Class logits [B, N] of one hidden state per row: the pooler, dropout, linear. N = 0 gives what the pooler gives, [B, D]."""
 
   cfg: TransformerConfig
   spec: HeadSpec
@@ -77,10 +77,18 @@ class ClassifierHead(nn.Module):
   @nn.compact
   def __call__(self, h_BD: jax.Array, row_B: jax.Array, table_VD: jax.Array) -> jax.Array:
     cfg = self.cfg
-    linear = lambda features, axes, name: Linear((features,), axes, stddev=cfg.init_stddev, dtype=self.dtype, name=name)
-    pooled = jnp.tanh(linear(cfg.model_dim, ("embed", "mlp"), "pooler")(h_BD))
+    linear = lambda features, axes, bias, name: Linear(
+      (features,), axes, bias=bias, stddev=cfg.init_stddev, dtype=self.dtype, name=name
+    )
+    pooled = h_BD
+    if cfg.pooler == "tanh":
+      pooled = jnp.tanh(linear(cfg.model_dim, ("embed", "mlp"), True, "pooler")(h_BD))
+    if cfg.pooler == "mlm":
+      pooled = _transform(cfg, h_BD, self.dtype)
+    if not self.spec.num_outputs:
+      return pooled.astype(jnp.float32)
     pooled = Dropout(cfg.dropout_rate, name="dropout")(pooled, row_B)
-    return linear(self.spec.num_outputs, ("embed", "classes"), "out")(pooled).astype(jnp.float32)
+    return linear(self.spec.num_outputs, ("embed", "classes"), cfg.pooler != "none", "out")(pooled).astype(jnp.float32)
 
 
 HEADS = {"lm": LmHead, "mlm": MlmHead, "classifier": ClassifierHead}

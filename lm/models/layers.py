@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from lm.models.transformer_config import TransformerConfig
+
 
 def logical(initializer: nn.initializers.Initializer, axes: tuple[str | None, ...]) -> Any:
   """The initializer of a parameter that carries logical axis names: a box when created, an array when applied."""
@@ -49,12 +51,21 @@ class Linear(nn.Module):
 
 
 class Norm(nn.Module):
-  """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over the last dim, computed in fp32."""
+  """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over the last dim, computed in fp32.
+
+  offset: what the learned scale is added to; it starts so that the sum is 1.
+  """
 
   kind: str
   eps: float
   bias: bool = True
+  offset: float = 0.0
   axis: str = "norm"
+
+  @classmethod
+  def of(cls, cfg: TransformerConfig, name: str) -> "Norm":
+    """The norm of the residual stream."""
+    return cls(cfg.norm, cfg.norm_eps, cfg.bias, float(cfg.norm_plus_one), name=name)
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -62,8 +73,9 @@ class Norm(nn.Module):
     if self.kind == "layernorm":
       y = y - y.mean(-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
-    ones = logical(nn.initializers.ones, (self.axis,))
-    y = y * broadcast_to_rank(self.param("scale", ones, x.shape[-1:]), y.ndim)
+    neutral = logical(nn.initializers.constant(1 - self.offset), (self.axis,))
+    scale = self.param("scale", neutral, x.shape[-1:])
+    y = y * broadcast_to_rank(scale + self.offset if self.offset else scale, y.ndim)
     if self.kind == "layernorm" and self.bias:
       zeros = logical(nn.initializers.zeros, (self.axis,))
       y = y + broadcast_to_rank(self.param("bias", zeros, x.shape[-1:]), y.ndim)
@@ -109,3 +121,8 @@ ACTIVATIONS = {
   "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
   "silu": jax.nn.silu,
 }
+
+
+def soft_cap(x: jax.Array, cap: float) -> jax.Array:
+  """Bends x into -cap..cap (Gemma 2); a cap of 0 leaves it alone."""
+  return cap * jnp.tanh(x / cap) if cap else x

@@ -3,6 +3,8 @@
 Idea: tokamax `ops/attention/base.py`.
 """
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -13,25 +15,29 @@ class Mask(flax.struct.PyTreeNode):
 
   causal: slots in the row or cache; a query sees keys in slots up to its own.
   segments: a query sees keys with the same segment id, so packed documents and padding (id 0) stay apart.
+  window: slots as in `causal`, and a number (it may be traced): a query sees keys less than so many slots away.
   """
 
   causal: tuple[jax.Array, jax.Array] | None = None
   segments: tuple[jax.Array, jax.Array] | None = None
+  window: tuple[jax.Array, jax.Array, jax.Array] | None = None
 
   def __and__(self, other: "Mask") -> "Mask":
-    for name in ("causal", "segments"):
+    for name in ("causal", "segments", "window"):
       assert getattr(self, name) is None or getattr(other, name) is None, f"both masks set {name}"
-    return Mask(self.causal or other.causal, self.segments or other.segments)
+    return Mask(self.causal or other.causal, self.segments or other.segments, self.window or other.window)
 
   def as_array(self) -> jax.Array | None:
     """Boolean [B, T, S], true where the query may see the key; None if everything is allowed."""
-    allowed = None
+    parts = []
     if self.causal is not None:
-      allowed = self.causal[0][:, :, None] >= self.causal[1][:, None, :]
+      parts.append(self.causal[0][:, :, None] >= self.causal[1][:, None, :])
     if self.segments is not None:
-      same = self.segments[0][:, :, None] == self.segments[1][:, None, :]
-      allowed = same if allowed is None else allowed & same
-    return allowed
+      parts.append(self.segments[0][:, :, None] == self.segments[1][:, None, :])
+    if self.window is not None:
+      query, key, size = self.window
+      parts.append(jnp.abs(query[:, :, None] - key[:, None, :]) < size)
+    return functools.reduce(jnp.logical_and, parts) if parts else None
 
 
 def in_row(segment_ids_BT: jax.Array, causal: bool) -> Mask:
@@ -41,7 +47,10 @@ def in_row(segment_ids_BT: jax.Array, causal: bool) -> Mask:
     segment_ids_BT: 0 on padding. [1 1 2 2 0] with causal=True allows (query -> keys): 0->0, 1->01, 2->2, 3->23, 4->4.
   """
   mask = Mask(segments=(segment_ids_BT, segment_ids_BT))
-  if not causal:
-    return mask
-  slots_BT = jnp.broadcast_to(jnp.arange(segment_ids_BT.shape[1])[None, :], segment_ids_BT.shape)
-  return mask & Mask(causal=(slots_BT, slots_BT))
+  slots_BT = slots(segment_ids_BT)
+  return mask & Mask(causal=(slots_BT, slots_BT)) if causal else mask
+
+
+def slots(like_BT: jax.Array) -> jax.Array:
+  """The slot of every position of whole rows: its place in the row."""
+  return jnp.broadcast_to(jnp.arange(like_BT.shape[1])[None, :], like_BT.shape)

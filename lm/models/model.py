@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from lm.models.cache import Cache
 from lm.models.heads import HEADS, HeadSpec
-from lm.models.transformer import Transformer
+from lm.models.transformer import Output, Transformer
 from lm.models.transformer_config import TransformerConfig
 
 
@@ -33,11 +33,15 @@ class _Network(nn.Module):
   def hidden(self, inputs, perturb, cache):
     return self.backbone(inputs, perturb, cache)
 
+  def hidden_states(self, inputs):
+    out = self.backbone(inputs, keep_inputs=True)
+    return jnp.concatenate([out.inputs_LBTD, out.hidden_BTD[None]])
+
   def logits(self, name, h, row_B, table_VD):
     return self.head[name](h, row_B, table_VD)
 
   def __call__(self, inputs):
-    h_BTD, _ = self.backbone(inputs)
+    h_BTD = self.backbone(inputs).hidden_BTD
     table_VD = jnp.zeros((self.cfg.vocab_size, self.cfg.model_dim))
     for name, spec in self.heads:
       self.head[name](h_BTD[:, 0] if spec.kind == "classifier" else h_BTD, inputs["row"], table_VD)
@@ -62,9 +66,15 @@ class Model:
     inputs = {"tokens": zeros, "segment_ids": zeros, "positions": zeros, "row": zeros[:, 0]}
     return self._network.init(rng, inputs)["params"]
 
-  def hidden(self, params: dict, inputs: dict, *, rng=None, intercept=None, perturb=None, cache: Cache | None = None):
-    """Hidden states [B, T, D] and the extended cache (None without one). Dropout is on where `rng` is given."""
+  def hidden(
+    self, params: dict, inputs: dict, *, rng=None, intercept=None, perturb=None, cache: Cache | None = None
+  ) -> Output:
+    """Hidden states [B, T, D] and what comes with them. Dropout is on where `rng` is given."""
     return self._apply(params, rng, intercept, "hidden", inputs, perturb, cache)
+
+  def hidden_states(self, params: dict, inputs: dict) -> jax.Array:
+    """[L + 1, B, T, D]: what each block reads, the embedding first, and at last what `hidden` gives."""
+    return self._apply(params, None, None, "hidden_states", inputs)
 
   def logits(self, params: dict, head: str, h: jax.Array, row_B: jax.Array, *, rng=None, intercept=None) -> jax.Array:
     """The named head's fp32 outputs."""
@@ -106,12 +116,19 @@ class Forward:
 
   def __call__(self, batch: dict, rng: jax.Array | None = None, *, tuned: bool = True, perturb=None) -> jax.Array:
     """Hidden states [B, T, D]. tuned=False leaves the PEFT method out; perturb [B, T, D] is added to the embedding."""
+    return self._output(batch, rng, tuned, perturb).hidden_BTD
+
+  def router(self, batch: dict, rng: jax.Array | None = None) -> dict[str, jax.Array]:
+    """Sums per row [B] of what the experts' router adds to the loss, by name; {} without experts."""
+    return self._output(batch, rng, True, None).router
+
+  def _output(self, batch, rng, tuned, perturb) -> Output:
     arguments = (batch["tokens"], rng, perturb)
     key = (*map(id, arguments), tuned)
     if key not in self._seen:
       intercept = self._intercept if tuned else None
-      h_BTD, _ = self._model.hidden(self._params, batch, rng=rng, intercept=intercept, perturb=perturb)
-      self._seen[key] = (h_BTD, arguments)  # the arguments are kept so that their ids stay theirs
+      output = self._model.hidden(self._params, batch, rng=rng, intercept=intercept, perturb=perturb)
+      self._seen[key] = (output, arguments)  # the arguments are kept so that their ids stay theirs
     return self._seen[key][0]
 
   def head(self, h: jax.Array, batch: dict, rng: jax.Array | None = None) -> jax.Array:

@@ -8,13 +8,16 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from lm.models import mask as masks
+from lm.models import rope
 from lm.models.attention import Attention
 from lm.models.cache import Cache
 from lm.models.ffn import Ffn
 from lm.models.layers import Dropout, Embed, Norm
+from lm.models.moe import Experts
 from lm.models.transformer_config import TransformerConfig
 
 REMAT = {
@@ -23,38 +26,84 @@ REMAT = {
 }
 
 
+class Output(NamedTuple):
+  """hidden_BTD: after the final norm. router: of experts, sums per row [B] averaged over layers. inputs_LBTD: of the blocks."""
+
+  hidden_BTD: jax.Array
+  cache: Cache | None
+  router: dict[str, jax.Array]
+  inputs_LBTD: jax.Array | None
+
+
 class Shared(NamedTuple):
   """What every block of one forward pass reads."""
 
-  positions_BT: jax.Array
   row_B: jax.Array
-  mask: masks.Mask
+  real_BT: jax.Array  # false on padding
+  mask: masks.Mask  # of a global layer
+  slots: tuple[jax.Array, jax.Array]  # of queries [B, T] and keys [B, S]
+  rotations: rope.Rotation | None  # of each kind of layer, stacked
   start: jax.Array | None  # the cache's first free slot
 
 
+class Layer(NamedTuple):
+  """What blocks differ in, as data: the stack has one layout of parameters, whatever the pattern. [L], scalar in a block."""
+
+  kind: jax.Array | None  # index into the rotations
+  window: jax.Array | None  # slots that the layer sees to one side
+  first: jax.Array | None
+
+
+class LayerOut(NamedTuple):
+  """What a block gives beside its output; stacked to [L, ...] by the scan."""
+
+  cache: tuple[jax.Array, jax.Array] | None
+  router: dict[str, jax.Array]  # of experts: sums per row, see lm/models/moe.py
+  input_BTD: jax.Array | None
+
+
 class Block(nn.Module):
-  """Attention and feed-forward, each with a norm and a residual."""
+  """Attention and feed-forward, each with one or two norms and a residual."""
 
   cfg: TransformerConfig
   dtype: DTypeLike
+  keep_inputs: bool
 
   @nn.compact
-  def __call__(self, x_BTD, cache, shared: Shared):
+  def __call__(self, x_BTD, cache, layer: Layer, shared: Shared):
     cfg = self.cfg
-    pre = cfg.norm_position == "pre"
+    router: dict[str, jax.Array] = {}
+    mask = shared.mask
+    if layer.window is not None:
+      mask &= masks.Mask(window=(*shared.slots, layer.window))
+    by = shared.rotations
+    if by is not None:
+      by = jax.tree.map(lambda x: x[0 if layer.kind is None else layer.kind], by)
 
-    def residual(x, sublayer, name):
-      norm = Norm(cfg.norm, cfg.norm_eps, cfg.bias, name=f"{name}_norm")
-      y, aux = sublayer(norm(x) if pre else x)
-      x = x + Dropout(cfg.dropout_rate, name=f"{name}_dropout")(y, shared.row_B)
-      x = nn.with_logical_constraint(x if pre else norm(x), ("batch", "length", "activation"))
-      return x, aux
+    before = Norm.of(cfg, "attention_norm")
+    normed = x_BTD if cfg.norm_position == "post" else before(x_BTD)
+    if layer.first is not None:  # the residual of the first block starts from its norm
+      x_BTD = jnp.where(layer.first, normed, x_BTD)
+    entered = x_BTD if self.keep_inputs else None
+    y_BTD, cache = Attention(cfg, self.dtype, name="attention")(normed, by, mask, cache, shared.start)
+    x_BTD = self._add(x_BTD, y_BTD, "attention", before, shared.row_B)
 
-    attention, ffn = Attention(cfg, self.dtype, name="attention"), Ffn(cfg, self.dtype, name="ffn")
-    attend = lambda x: attention(x, shared.positions_BT, shared.mask, cache, shared.start)
-    x_BTD, cache = residual(x_BTD, attend, "attention")
-    x_BTD, _ = residual(x_BTD, lambda x: (ffn(x), None), "ffn")
-    return x_BTD, cache
+    before = Norm.of(cfg, "ffn_norm")
+    normed = x_BTD if cfg.norm_position == "post" else before(x_BTD)
+    if cfg.num_experts:
+      y_BTD, router = Experts(cfg, self.dtype, name="ffn")(normed, shared.real_BT)
+    else:
+      y_BTD = Ffn(cfg, self.dtype, name="ffn")(normed)
+    x_BTD = self._add(x_BTD, y_BTD, "ffn", before, shared.row_B)
+    return x_BTD, LayerOut(cache, router, entered)
+
+  def _add(self, x_BTD, y_BTD, name: str, norm: Norm, row_B):
+    """The residual, with the norm where its position says."""
+    if self.cfg.norm_position == "sandwich":
+      y_BTD = Norm.of(self.cfg, f"{name}_post_norm")(y_BTD)
+    x_BTD = x_BTD + Dropout(self.cfg.dropout_rate, name=f"{name}_dropout")(y_BTD, row_B)
+    x_BTD = norm(x_BTD) if self.cfg.norm_position == "post" else x_BTD
+    return nn.with_logical_constraint(x_BTD, ("batch", "length", "activation"))
 
 
 class Transformer(nn.Module):
@@ -66,57 +115,83 @@ class Transformer(nn.Module):
   unroll: int = 1  # layers per iteration of the scan; the parameters are stacked whatever it is
 
   @nn.compact
-  def __call__(self, inputs, perturb=None, cache: Cache | None = None) -> tuple[jax.Array, Cache | None]:
+  def __call__(self, inputs, perturb=None, cache: Cache | None = None, keep_inputs: bool = False) -> Output:
+    cfg = self.cfg
     x_BTD = self._embed(inputs, perturb)
     segment_ids_BT = inputs["segment_ids"]
     layer_caches, start = None, None
     if cache is None:
-      mask = masks.in_row(segment_ids_BT, self.cfg.causal)
+      mask = masks.in_row(segment_ids_BT, cfg.causal)
+      slots = (masks.slots(segment_ids_BT),) * 2
     else:
-      assert self.cfg.causal, "only a causal model decodes with a cache"
-      cache, mask = _extend(cache, segment_ids_BT)
+      assert cfg.causal, "only a causal model decodes with a cache"
+      cache, mask, slots = _extend(cache, segment_ids_BT)
       layer_caches, start = (cache.k_LBSKC, cache.v_LBSKC), cache.length - segment_ids_BT.shape[1]
+    shared = Shared(inputs["row"], segment_ids_BT > 0, mask, slots, _rotations(cfg, inputs["positions"]), start)
 
     block = Block if self.remat == "none" else nn.remat(Block, prevent_cse=False, policy=REMAT[self.remat])
     blocks = nn.scan(
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
-      in_axes=(0, nn.broadcast),
-      length=self.cfg.num_layers,
+      in_axes=(0, 0, nn.broadcast),
+      length=cfg.num_layers,
       unroll=self.unroll,
       metadata_params={nn.PARTITION_NAME: "layers"},
-    )(self.cfg, self.dtype, name="blocks")
-    x_BTD, layer_caches = blocks(x_BTD, layer_caches, Shared(inputs["positions"], inputs["row"], mask, start))
-    if self.cfg.norm_position == "pre":
-      x_BTD = Norm(self.cfg.norm, self.cfg.norm_eps, self.cfg.bias, name="final_norm")(x_BTD)
+    )(cfg, self.dtype, keep_inputs, name="blocks")
+    x_BTD, outs = blocks(x_BTD, layer_caches, _layers(cfg), shared)
+    if cfg.norm_position != "post":
+      x_BTD = Norm.of(cfg, "final_norm")(x_BTD)
     if cache is not None:
-      cache = cache.replace(k_LBSKC=layer_caches[0], v_LBSKC=layer_caches[1])
-    return x_BTD, cache
+      cache = cache.replace(k_LBSKC=outs.cache[0], v_LBSKC=outs.cache[1])
+    router = {name: sums_LB.mean(0) for name, sums_LB in outs.router.items()}
+    return Output(x_BTD, cache, router, outs.input_BTD)
 
   def _embed(self, inputs, perturb):
     cfg = self.cfg
     table = lambda rows, axes, name: Embed(rows, cfg.model_dim, axes, cfg.init_stddev, self.dtype, name=name)
     x_BTD = table(cfg.vocab_size, ("vocab", "embed"), "embed")(inputs["tokens"])
+    if cfg.embed_scaled:
+      x_BTD *= jnp.asarray(cfg.model_dim**0.5, x_BTD.dtype)
     if cfg.positions == "learned":
-      x_BTD += table(cfg.max_len, (None, "embed"), "position_embed")(inputs["positions"])
+      rows = cfg.max_len + cfg.position_offset
+      x_BTD += table(rows, (None, "embed"), "position_embed")(inputs["positions"] + cfg.position_offset)
     if cfg.token_types:
       token_types = inputs.get("token_types", jnp.zeros_like(inputs["tokens"]))
       x_BTD += table(cfg.token_types, (None, "embed"), "token_type_embed")(token_types)
     if perturb is not None:
       x_BTD += perturb
-    if cfg.norm_position == "post":
-      x_BTD = Norm(cfg.norm, cfg.norm_eps, cfg.bias, name="embed_norm")(x_BTD)
+    if cfg.embed_norm == "own":
+      x_BTD = Norm.of(cfg, "embed_norm")(x_BTD)
     x_BTD = Dropout(cfg.dropout_rate, name="embed_dropout")(x_BTD, inputs["row"])
     return nn.with_logical_constraint(x_BTD, ("batch", "length", "activation"))
 
 
-def _extend(cache: Cache, segment_ids_BT: jax.Array) -> tuple[Cache, masks.Mask]:
-  """The cache with the new tokens' segment ids and length, and the mask from them to all its slots."""
+def _layers(cfg: TransformerConfig) -> Layer:
+  """What the blocks differ in; None for what they do not."""
+  kinds = cfg.layer_kinds
+  distinct = sorted(set(kinds))
+  everything = np.iinfo(np.int32).max
+  return Layer(
+    kind=jnp.asarray([distinct.index(kind) for kind in kinds], jnp.int32) if len(distinct) > 1 else None,
+    window=jnp.asarray([cfg.window if kind == "local" else everything for kind in kinds], jnp.int32) if cfg.window else None,
+    first=jnp.arange(cfg.num_layers) == 0 if cfg.embed_norm == "first" else None,
+  )
+
+
+def _rotations(cfg: TransformerConfig, positions_BT: jax.Array) -> rope.Rotation | None:
+  if cfg.positions != "rotary":
+    return None
+  by_kind = [rope.rotation(positions_BT, rope.frequencies(cfg, kind)) for kind in sorted(set(cfg.layer_kinds))]
+  return jax.tree.map(lambda *x: jnp.stack(x), *by_kind)
+
+
+def _extend(cache: Cache, segment_ids_BT: jax.Array) -> tuple[Cache, masks.Mask, tuple[jax.Array, jax.Array]]:
+  """The cache with the new tokens' segment ids and length, the mask from them to all its slots, and the slots of both."""
   B, T = segment_ids_BT.shape
   S = cache.segment_ids_BS.shape[1]
   segment_ids_BS = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids_BS, segment_ids_BT, cache.length, axis=1)
   queries_BT = jnp.broadcast_to((cache.length + jnp.arange(T))[None, :], (B, T))
   keys_BS = jnp.broadcast_to(jnp.arange(S)[None, :], (B, S))
   mask = masks.Mask(causal=(queries_BT, keys_BS)) & masks.Mask(segments=(segment_ids_BT, segment_ids_BS))
-  return cache.replace(segment_ids_BS=segment_ids_BS, length=cache.length + T), mask
+  return cache.replace(segment_ids_BS=segment_ids_BS, length=cache.length + T), mask, (queries_BT, keys_BS)

@@ -87,13 +87,17 @@ class Classify(Task):
     ]
 
   def _logits(self, forward, batch, rng):
-    h_BTD = forward(batch, rng)
-    real_BT = batch["segment_ids"] > 0
-    lengths_B = jnp.maximum(jnp.sum(real_BT, axis=1), 1)
     pooling = self.pooling or ("last" if forward.causal else "first")
-    if pooling == "mean":
-      share_BT = (real_BT / lengths_B[:, None]).astype(h_BTD.dtype)
-      return forward.head(jnp.einsum("btd,bt->bd", h_BTD, share_BT), batch, rng)
-    read_B = lengths_B - 1 if pooling == "last" else jnp.zeros_like(lengths_B)
-    h_BD = jnp.take_along_axis(h_BTD, read_B[:, None, None], axis=1)[:, 0]
-    return forward.head(h_BD, batch, rng)
+    return forward.head(pool(forward(batch, rng), batch["segment_ids"], pooling), batch, rng)
+
+
+def pool(h_BTD: jax.Array, segment_ids_BT: jax.Array, pooling: str) -> jax.Array:
+  """One hidden state per row [B, D]: the first slot's, that of the last token, or the mean over all tokens."""
+  real_BT = segment_ids_BT > 0
+  if pooling == "mean":
+    share_BT = (real_BT / jnp.maximum(jnp.sum(real_BT, axis=1, keepdims=True), 1)).astype(h_BTD.dtype)
+    return jnp.einsum("btd,bt->bd", h_BTD, share_BT)
+  slots_BT = jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None, :], real_BT.shape)
+  last_B = jnp.max(jnp.where(real_BT, slots_BT, 0), axis=1)
+  read_B = last_B if pooling == "last" else jnp.zeros_like(last_B)
+  return jnp.take_along_axis(h_BTD, read_B[:, None, None], axis=1)[:, 0]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lm.models.model import Forward, Intercept, Model
 from lm.shapes import INPUTS, Batch
@@ -23,16 +24,20 @@ class Objective:
   @property
   def coefficients(self) -> dict[str, float]:
     """Weight in the total loss, of the names that have one."""
-    return {f"{key}/{name}": value for key, task in self.tasks for name, value in task.coefficients.items()}
+    of_tasks = {f"{key}/{name}": value for key, task in self.tasks for name, value in task.coefficients.items()}
+    return of_tasks | self._router_weights
 
   def denominators(self, batch: Batch) -> dict[str, jax.Array]:
     """By name; of the whole global batch."""
-    return self._collect(lambda task, view: task.denominators(view), batch)
+    num_tokens = jnp.sum(batch[INPUTS]["segment_ids"] > 0).astype(jnp.float32)
+    return self._collect(lambda task, view: task.denominators(view), batch) | dict.fromkeys(self._router_weights, num_tokens)
 
   def sums(self, params: dict, batch: Batch, rng: jax.Array | None = None) -> dict[str, jax.Array]:
     """By name; additive over rows. rng: dropout is on where it is given."""
     forward = self._forward(params)
-    return self._collect(lambda task, view: task.loss(forward.for_head(task.head), view, rng), batch)
+    found = self._collect(lambda task, view: task.loss(forward.for_head(task.head), view, rng), batch)
+    router = {name: forward.router(batch[INPUTS], rng)[f"{name.removeprefix('router/')}_B"].sum() for name in self._router_weights}
+    return found | router
 
   def predict(self, params: dict, batch: Batch) -> dict[str, jax.Array]:
     """Per-row predictions, by '<task>/<name>'."""
@@ -42,6 +47,13 @@ class Objective:
   def only(self, key: str) -> "Objective":
     """The objective of one of the tasks, for evaluation of one stream."""
     return dataclasses.replace(self, tasks=tuple((k, task) for k, task in self.tasks if k == key))
+
+  @property
+  def _router_weights(self) -> dict[str, float]:
+    """What the experts' router adds to the loss, where it has a weight."""
+    cfg = self.model.cfg
+    weights = {"router/balance": cfg.balance_weight, "router/z": cfg.router_z_weight}
+    return {name: weight for name, weight in weights.items() if weight and cfg.num_experts}
 
   def _forward(self, params: dict) -> Forward:
     return Forward(self.model, params, self.intercept, loss_chunk=self.loss_chunk)

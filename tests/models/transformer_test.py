@@ -19,7 +19,7 @@ from lm.models.model import Model
 
 SMALL = (("num_layers", 2), ("model_dim", 32), ("num_heads", 4), ("ffn_dim", 48), ("max_len", 64), ("vocab_size", 50))
 FAMILIES = ["gpt2", "gpt2-tiny", "bert-base-uncased", "bert-tiny"]
-# Scalars in the released checkpoints' backbones (with BERT's pooler left out), counted from their published shapes.
+# Scalars in the released checkpoints without heads, counted from their published shapes; tests/parity asks transformers.
 PUBLISHED = {
   "gpt2": 124_439_808,
   "gpt2-medium": 354_823_168,
@@ -27,6 +27,32 @@ PUBLISHED = {
   "gpt2-xl": 1_557_611_200,
   "bert-base-uncased": 108_891_648,
   "bert-large-uncased": 334_092_288,
+  "bert-base-cased": 107_719_680,
+  "bert-large-cased": 332_529_664,
+  "bert-base-chinese": 101_677_056,
+  "minilm-l6-h384": 22_565_376,
+  "roberta-base": 124_055_040,
+  "roberta-large": 354_310_144,
+  "modernbert-base": 149_014_272,
+  "modernbert-large": 394_781_696,
+  "llama-3.2-1b": 1_235_814_400,
+  "llama-3.2-3b": 3_212_749_824,
+  "llama-3.1-8b": 8_030_261_248 - 128_256 * 4096,
+  "llama-3.1-70b": 70_553_706_496 - 128_256 * 8192,
+  "qwen3-0.6b": 596_049_920,
+  "qwen3-1.7b": 1_720_574_976,
+  "qwen3-4b": 4_022_468_096,
+  "qwen3-8b": 8_190_735_360 - 151_936 * 4096,
+  "qwen3-14b": 14_768_307_200 - 151_936 * 5120,
+  "qwen3-32b": 32_762_123_264 - 151_936 * 5120,
+  "qwen3-30b-a3b": 30_532_122_624 - 151_936 * 2048,
+  "qwen2.5-0.5b": 494_032_768,
+  "qwen2.5-1.5b": 1_543_714_304,
+  "gemma-3-1b": 999_885_952,
+  "gemma-3-4b": 3_880_263_168,
+  "gemma-3-12b": 11_766_034_176,
+  "gemma-3-27b": 27_009_346_304,
+  "gemma-2-2b": 2_614_341_888,
 }
 
 
@@ -40,8 +66,12 @@ def init(model):
   return jax.jit(lambda rng: nn.unbox(model.init(rng)))(jax.random.key(0))
 
 
-def hidden(model, params, inputs, **options):
+def output(model, params, inputs, **options):
   return jax.jit(model.hidden)(params, inputs, **options)
+
+
+def hidden(model, params, inputs, **options):
+  return output(model, params, inputs, **options).hidden_BTD
 
 
 def make_inputs(tokens, segments=None):
@@ -54,6 +84,10 @@ def make_inputs(tokens, segments=None):
 
 def random_tokens(*shape):
   return np.random.default_rng(0).integers(0, 50, shape)
+
+
+def test_every_preset_of_a_released_model_has_its_size_below():
+  assert {name for name in plug.names("model") if not name.endswith("-tiny")} == set(PUBLISHED)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -84,9 +118,9 @@ def test_packed_documents_equal_separate_ones(name):
   first, second = random_tokens(2, 6)
   packed = make_inputs([[*first, *second[:4], 0, 0]], [[1] * 6 + [2] * 4 + [0] * 2])
   packed["positions"] = jnp.asarray([[*range(6), *range(4), 0, 0]])
-  h_BTD, _ = hidden(model, params, packed)
-  one, _ = hidden(model, params, make_inputs([first]))
-  two, _ = hidden(model, params, make_inputs([second[:4]]))
+  h_BTD = hidden(model, params, packed)
+  one = hidden(model, params, make_inputs([first]))
+  two = hidden(model, params, make_inputs([second[:4]]))
   np.testing.assert_allclose(h_BTD[0, :6], one[0], atol=1e-5)
   np.testing.assert_allclose(h_BTD[0, 6:10], two[0], atol=1e-5)
 
@@ -97,12 +131,13 @@ def test_cached_decoding_equals_the_full_forward(name, changes):
   model = make_model(name, **changes)
   params = init(model)
   inputs = make_inputs(random_tokens(2, 9))
-  full, _ = hidden(model, params, inputs)
+  full = hidden(model, params, inputs)
   cache, parts = make_cache(model.cfg, 2, 12, jnp.float32), []
   for start, stop in ((0, 5), (5, 6), (6, 9)):
     part = {key: value[:, start:stop] if value.ndim == 2 else value for key, value in inputs.items()}
-    h_BTD, cache = hidden(model, params, part, cache=cache)
-    parts.append(h_BTD)
+    out = output(model, params, part, cache=cache)
+    cache = out.cache
+    parts.append(out.hidden_BTD)
   np.testing.assert_allclose(jnp.concatenate(parts, axis=1), full, atol=1e-5)
   assert int(cache.length) == 9
 
@@ -125,9 +160,9 @@ def test_dropout_noise_belongs_to_the_row():
   model = make_model("bert-tiny", dropout_rate=0.5)
   params = init(model)
   inputs = make_inputs(random_tokens(4, 6))
-  whole, _ = hidden(model, params, inputs, rng=jax.random.key(1))
-  part, _ = hidden(model, params, {key: value[2:] for key, value in inputs.items()}, rng=jax.random.key(1))
-  other, _ = hidden(model, params, inputs, rng=jax.random.key(2))
+  whole = hidden(model, params, inputs, rng=jax.random.key(1))
+  part = hidden(model, params, {key: value[2:] for key, value in inputs.items()}, rng=jax.random.key(1))
+  other = hidden(model, params, inputs, rng=jax.random.key(2))
   np.testing.assert_allclose(part, whole[2:], atol=1e-6)
   assert np.abs(np.asarray(whole - other)).max() > 0.1
 
@@ -146,5 +181,5 @@ def test_every_layer_drops_other_channels():
   ffn, norm = params["backbone"]["blocks"]["ffn"]["down"], params["backbone"]["final_norm"]
   ffn["bias"], norm["scale"] = jnp.ones_like(ffn["bias"]), jnp.ones_like(norm["scale"])
   # Each of the two layers adds 0 or 2: only if they drop apart, some channel gets one of both.
-  h_BTD, _ = hidden(model, params, make_inputs(random_tokens(1, 4)), rng=jax.random.key(0))
+  h_BTD = hidden(model, params, make_inputs(random_tokens(1, 4)), rng=jax.random.key(0))
   assert len(np.unique(np.round(h_BTD[0, 0], 4))) == 3
