@@ -43,14 +43,19 @@ def kernel_dims(axes: Sequence[str | None]) -> tuple[tuple[int, ...], tuple[int,
   """Splits a kernel's dims into (stacked, input, output) by their logical names.
 
   Every kernel maps the model dim ("embed") to something else or back, so "embed" is one side and all others are the other.
+  In front of both stands what there is a matrix for each of: layers, experts. A router's experts stand behind: its output.
 
   >>> kernel_dims(("layers", "embed", "heads", "channels"))
   ((0,), (1,), (2, 3))
   >>> kernel_dims(("layers", "heads", "channels", "embed"))
   ((0,), (1, 2), (3,))
+  >>> kernel_dims(("layers", "experts", "embed", "mlp"))
+  ((0, 1), (2,), (3,))
+  >>> kernel_dims(("layers", "embed", "experts"))
+  ((0,), (1,), (2,))
   """
-  stacked = tuple(i for i, name in enumerate(axes) if name == "layers")
-  rest = [i for i in range(len(axes)) if i not in stacked]
+  stacked = tuple(range(next(i for i, name in enumerate(axes) if name not in ("layers", "experts"))))
+  rest = range(len(stacked), len(axes))
   if axes[rest[0]] == "embed":
     return stacked, (rest[0],), tuple(rest[1:])
   if axes[rest[-1]] == "embed":

@@ -22,6 +22,7 @@ RULES = (
   ("embed", "fsdp"),
   ("vocab", "tensor"),
   ("heads", "tensor"),
+  ("experts", "tensor"),  # before "mlp": of expert kernels, tensor splits the experts
   ("mlp", "tensor"),
   ("channels", None),
   ("classes", None),

@@ -18,7 +18,8 @@ from lm.shapes import kernel_dims
 class Lora(Peft):
   """Adapts the kernels of the modules whose path matches `targets`, and trains the heads beside.
 
-  The leaves stand under the adapter's name (`.../query/lora/<adapter>/a`), so that several adapters can share a base.
+  Each layer and each expert has its own product. The leaves stand under the adapter's name (`.../query/lora/<adapter>/a`), so
+  that several adapters can share a base.
   """
 
   rank: int = 8  # inner dim of the product, r
@@ -43,7 +44,7 @@ class Lora(Peft):
       in_size = math.prod(sizes(inputs))
       a = jax.random.normal(jax.random.fold_in(rng, i), (*layers, in_size, self.rank)) * in_size**-0.5
       b = jnp.zeros((*layers, self.rank, math.prod(sizes(outputs))))
-      stack = ("layers",) * len(layers)
+      stack = box.names[: len(layers)]
       module = name.removesuffix("/kernel")
       boxes[f"{module}/lora/{self.adapter}/a"] = nn.LogicallyPartitioned(a, (*stack, "embed", "rank"))
       boxes[f"{module}/lora/{self.adapter}/b"] = nn.LogicallyPartitioned(b, (*stack, "rank", "mlp"))
@@ -74,6 +75,7 @@ def _add_product(lora: Lora, next_fun, args, kwargs, context):
   if context.method_name != "__call__" or not module.has_variable("params", "lora"):
     return y
   leaves = module.get_variable("params", "lora")[lora.adapter]
-  x = args[0].reshape(*args[0].shape[: args[0].ndim - module.num_inputs], -1)
-  product = (x @ leaves["a"].astype(y.dtype)) @ leaves["b"].astype(y.dtype)
+  x, contract = (*args, jnp.matmul)[:2]  # experts are told how to contract: lm/models/moe.py
+  x = x.reshape(*x.shape[: x.ndim - module.num_inputs], -1)
+  product = contract(contract(x, leaves["a"].astype(y.dtype)), leaves["b"].astype(y.dtype))
   return y + lora.alpha / lora.rank * product.reshape(y.shape)

@@ -1,0 +1,175 @@
+"""The mixture-of-experts feed-forward sublayer (Shazeer et al. 2017): a router sends every token to k of E networks.
+
+Mixtral (Jiang et al. 2024) and Qwen3-MoE (Yang et al. 2025). A *pair* is one choice of one token: pair t * k + j is the j-th
+choice of token t. Pairs are sorted by expert, and each expert's map is one matrix product over its pairs.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
+
+from lm.models.layers import ACTIVATIONS, Linear, normal
+from lm.models.transformer_config import TransformerConfig
+
+# (x [G, M, D], kernel [E, D, F]) -> [G, M, F]: every place by the kernel of its expert.
+Contract = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Dispatch(NamedTuple):
+  """Where N pairs stand among M places that are ordered by expert. Numbers that are out of range differ from each other.
+
+  pair_M: the pair at a place, N and more where there is none. place_N: the place of a pair, M and more where it was dropped.
+  """
+
+  pair_M: jax.Array
+  place_N: jax.Array
+  sizes_E: jax.Array  # pairs that chose an expert
+
+
+class ExpertLinear(nn.Module):
+  """One kernel per expert: [G, M, in] -> [G, M, out]. `contract` knows which place belongs to which expert."""
+
+  num_experts: int
+  features: int
+  axes: tuple[str, str]
+  stddev: float = 0.02
+  dtype: DTypeLike = jnp.float32
+  num_inputs: ClassVar[int] = 1  # as of a Linear
+
+  @nn.compact
+  def __call__(self, x: jax.Array, contract: Contract) -> jax.Array:
+    shape = (self.num_experts, x.shape[-1], self.features)
+    kernel = self.param("kernel", normal(self.stddev, ("experts", *self.axes)), shape)
+    return contract(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+class Experts(nn.Module):
+  """[B, T, D] -> ([B, T, D], sums over each row's real tokens), in place of the dense `Ffn`.
+
+  Dropless (`expert_capacity` 0), a token reaches all its experts. With a capacity, an expert takes at most that many pairs of
+  a row; the others add nothing, and the residual carries their tokens. Earlier tokens come first, a token's first choice
+  before its second: what a token gets does not depend on those behind it, as a causal model needs. (GShard, Lepikhin et al.
+  2020, lets all first choices pass before all second ones.) Padding takes no slot. Slots are what shards over experts: with
+  experts split over devices, the dropless path gathers their kernels.
+  """
+
+  cfg: TransformerConfig
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array, real_BT: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """real_BT: 0 on padding, whose output means nothing. The sums: see `router_sums`."""
+    cfg = self.cfg
+    E, k = cfg.num_experts, cfg.experts_per_token
+    assert not cfg.bias, "experts have no biases"
+    B, T, D = x_BTD.shape
+    # fp32 whatever the compute type: a rounded logit sends a token elsewhere (Fedus et al. 2021).
+    logits_BTE = Linear((E,), ("embed", "experts"), bias=False, stddev=cfg.init_stddev, name="router")(x_BTD)
+    gates_BTk, chosen_BTk = jax.lax.top_k(jax.nn.softmax(logits_BTE), k)
+    if cfg.renormalize_gates:
+      gates_BTk /= gates_BTk.sum(-1, keepdims=True)
+
+    if cfg.expert_capacity:
+      num_groups, capacity = B, math.ceil(T * k / E * cfg.expert_capacity)
+      wanted_BTk = jnp.where(real_BT[:, :, None] > 0, chosen_BTk, E)
+    else:
+      num_groups, capacity, wanted_BTk = _num_row_shards(B), 0, chosen_BTk
+    where = jax.vmap(functools.partial(_dispatch, num_experts=E, capacity=capacity))(wanted_BTk.reshape(num_groups, -1))
+    contract = _by_slot if capacity else functools.partial(_ragged, where.sizes_E)
+
+    # Gathering pairs, not tokens, no index occurs twice, so that the gradient adds in one order on every device.
+    pairs_GND = jnp.repeat(x_BTD.astype(self.dtype).reshape(num_groups, -1, D), k, axis=1)
+    y_GMD = self._networks(_take(pairs_GND, where.pair_M), contract)
+    y_BTkD = _take(y_GMD, where.place_N).reshape(B, T, k, D)
+    y_BTD = jnp.einsum("btkd,btk->btd", y_BTkD, gates_BTk).astype(self.dtype)
+    return y_BTD, router_sums(logits_BTE, chosen_BTk, real_BT)
+
+  def _networks(self, x_GMD: jax.Array, contract: Contract) -> jax.Array:
+    cfg = self.cfg
+    linear = functools.partial(ExpertLinear, cfg.num_experts, dtype=self.dtype)
+    widen = lambda name: linear(cfg.ffn_dim, ("embed", "mlp"), cfg.init_stddev, name=name)(x_GMD, contract)
+    activate = ACTIVATIONS[cfg.activation]
+    h_GMF = activate(widen("gate")) * widen("up") if cfg.gated else activate(widen("up"))
+    stddev = cfg.init_stddev * (2 * cfg.num_layers) ** -0.5
+    return linear(cfg.model_dim, ("mlp", "embed"), stddev, name="down")(h_GMF, contract)
+
+
+def router_sums(logits_BTE: jax.Array, chosen_BTk: jax.Array, real_BT: jax.Array) -> dict[str, jax.Array]:
+  """The router's two losses as sums over the real tokens of each row: divided by the real tokens of the batch, its loss.
+
+  balance_B: n E sum_e f_e P_e (Fedus et al. 2021), with f the share of the row's n * k pairs that chose e and P the mean
+  probability of e: 1 per token at perfect balance whatever k (transformers' f adds up to k, and so does its loss). Both are
+  of the row alone, as DeepSeek-V2's sequence-wise loss is (2024): sums over rows are what accumulation and sharding
+  leave exact, a product of two means over a batch is not.
+  z_B: sum of logsumexp(logits)^2 (Zoph et al. 2022).
+  """
+  E, k = logits_BTE.shape[-1], chosen_BTk.shape[-1]
+  real_BT = real_BT.astype(jnp.float32)
+  prob_BE = jnp.einsum("bte,bt->be", jax.nn.softmax(logits_BTE), real_BT)
+  pairs_BE = jnp.einsum("btke,bt->be", jax.nn.one_hot(chosen_BTk, E), real_BT)
+  balance_B = E / k * (pairs_BE * prob_BE).sum(-1) / jnp.maximum(real_BT.sum(-1), 1)
+  z_BT = jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1))
+  return {"balance_B": balance_B, "z_B": (z_BT * real_BT).sum(-1)}
+
+
+def _dispatch(expert_N: jax.Array, num_experts: int, capacity: int) -> Dispatch:
+  """Sorts the pairs of one group by their expert, those without (`num_experts`) last. capacity: per expert; 0: no limit."""
+  E, N, M = num_experts, expert_N.size, num_experts * capacity
+  order_N = jnp.argsort(expert_N, stable=True)
+  rank_N = jnp.argsort(order_N)
+  first = jnp.searchsorted(expert_N[order_N], jnp.arange(E + 1))
+  sizes_E = jnp.diff(first)
+  if not capacity:
+    return Dispatch(order_N, rank_N, sizes_E)
+  m = jnp.arange(M)
+  expert_M, slot_M = m // capacity, m % capacity
+  sorted_M = jnp.minimum(first[expert_M] + slot_M, N - 1)
+  pair_M = jnp.where(slot_M < sizes_E[expert_M], order_N[sorted_M], N + m)
+  slot_N = rank_N - first[expert_N]
+  taken_N = (slot_N < capacity) & (expert_N < E)
+  return Dispatch(pair_M, jnp.where(taken_N, expert_N * capacity + slot_N, M + jnp.arange(N)), sizes_E)
+
+
+def _take(x_GND: jax.Array, i_GM: jax.Array) -> jax.Array:
+  """[G, M, D]: rows of x by number, zeros where it is out of range."""
+  return jax.vmap(lambda x_ND, i_M: x_ND.at[i_M].get(mode="fill", fill_value=0, unique_indices=True))(x_GND, i_GM)
+
+
+def _by_slot(x_GMD: jax.Array, kernel_EDF: jax.Array) -> jax.Array:
+  """Contracts places of which every expert has the same number."""
+  G, M, D = x_GMD.shape
+  x_GECD = x_GMD.reshape(G, kernel_EDF.shape[0], -1, D)
+  return jnp.einsum("gecd,edf->gecf", x_GECD, kernel_EDF).reshape(G, M, -1)
+
+
+def _ragged(sizes_GE: jax.Array, x_GMD: jax.Array, kernel_EDF: jax.Array) -> jax.Array:
+  """Contracts places of which expert e has sizes_GE[:, e], each group on its devices."""
+
+  def one_group(sizes_GE, x_GMD, kernel_EDF):
+    return jax.lax.ragged_dot(x_GMD[0], kernel_EDF, sizes_GE[0])[None]
+
+  if len(x_GMD) == 1:
+    return one_group(sizes_GE, x_GMD, kernel_EDF)
+  axes = _row_axes()
+  rows = P(axes)
+  return jax.shard_map(one_group, in_specs=(rows, rows, P()), out_specs=rows, axis_names=set(axes))(sizes_GE, x_GMD, kernel_EDF)
+
+
+def _row_axes() -> tuple[str, ...]:
+  """The axes of the ambient mesh that the rows of a batch are split over."""
+  axes = (nn.logical_to_mesh_axes(("batch",)) or P(None))[0]
+  return tuple(axis for axis in axes or () if axis in jax.sharding.get_abstract_mesh().axis_names)
+
+
+def _num_row_shards(num_rows: int) -> int:
+  """Parts of a batch that are sorted each by itself, so that rows stay on their devices; 1 where they cannot be split so."""
+  shape = jax.sharding.get_abstract_mesh().shape
+  parts = math.prod(shape[axis] for axis in _row_axes())
+  return parts if num_rows % parts == 0 else 1
