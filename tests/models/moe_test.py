@@ -1,7 +1,6 @@
 """Experts against a loop over tokens and choices in float64: outputs, gradients, losses, drops, rows, devices, adapters."""
 
 import dataclasses
-import functools
 import types
 
 import flax.linen as nn
@@ -22,7 +21,7 @@ CFG = TransformerConfig(
   1, D, 2, F, T, True, bias=False, gated=True, activation="silu", num_experts=E, experts_per_token=k, init_stddev=0.5
 )
 AMPLE = E / k  # a capacity of T slots per expert
-LAYOUTS = ({"data": 8}, {"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "tensor": 4, "fsdp": 2})
+LAYOUTS = ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2})
 
 
 def make(**changes):
@@ -37,15 +36,16 @@ def value(module, params, x_BTD, real_BT):
   return jax.jit(module.apply)(nn.unbox(params), x_BTD, real_BT)
 
 
-def loss(module, params, x_BTD, real_BT):
-  """A scalar that reads every real token and both router losses."""
-  y_BTD, sums = module.apply(params, x_BTD, real_BT)
-  weight_BTD = jnp.cos(jnp.arange(y_BTD.size)).reshape(y_BTD.shape) * real_BT[:, :, None]
+def scalar(y_BTD, sums, real_BT):
+  """Reads every real token and both router losses."""
+  weight_BTD = np.cos(np.arange(y_BTD.size, dtype=np.float32)).reshape(y_BTD.shape) * real_BT[:, :, None]
   return (y_BTD * weight_BTD).sum() + (sums["balance_B"] + 0.1 * sums["z_B"]).sum()
 
 
 def gradients(module, params, x_BTD, real_BT):
-  grads = jax.jit(jax.grad(functools.partial(loss, module), (0, 1)))(nn.unbox(params), x_BTD, real_BT)
+  """By name; that of the inputs is "x"."""
+  loss = lambda params, x_BTD: scalar(*module.apply(params, x_BTD, real_BT), real_BT)
+  grads = jax.jit(jax.grad(loss, (0, 1)))(nn.unbox(params), x_BTD)
   return {"x": grads[1]} | tree.flatten(grads[0]["params"])
 
 
@@ -123,19 +123,17 @@ def test_gradients_are_those_of_every_expert_for_every_token(capacity):
 @pytest.mark.parametrize("capacity", [0.0, 0.7])
 def test_gradients_are_finite_differences_of_the_loop(capacity):
   module, params, x_BTD, real_BT = make(expert_capacity=capacity)
-  raw = nn.unbox(params)
-  direction = jax.tree.map(lambda x: np.sin(np.arange(x.size)).reshape(x.shape), raw)
+  direction = jax.tree.map(lambda x: np.sin(np.arange(x.size)).reshape(x.shape), nn.unbox(params))
 
   def along(step):
-    moved = jax.tree.map(lambda x, d: np.asarray(x, np.float64) + step * d, raw, direction)
+    moved = jax.tree.map(lambda x, d: np.asarray(x, np.float64) + step * d, nn.unbox(params), direction)
     y_BTD, sums, kept_BTk = reference(module.cfg, moved, x_BTD, real_BT)
-    weight_BTD = np.cos(np.arange(y_BTD.size)).reshape(y_BTD.shape) * np.asarray(real_BT)[:, :, None]
-    return (y_BTD * weight_BTD).sum() + (sums["balance_B"] + 0.1 * sums["z_B"]).sum(), kept_BTk
+    return scalar(y_BTD, sums, np.asarray(real_BT)), kept_BTk
 
   (above, kept_above), (below, kept_below) = along(1e-6), along(-1e-6)
   assert (kept_above == kept_below).all()
-  grads = tree.flatten(jax.jit(jax.grad(functools.partial(loss, module)))(raw, x_BTD, real_BT))
-  slope = sum((np.asarray(g, np.float64) * tree.flatten(direction)[name]).sum() for name, g in grads.items())
+  grads = gradients(module, params, x_BTD, real_BT)
+  slope = sum((np.asarray(grads[name], np.float64) * d).sum() for name, d in tree.flatten(direction["params"]).items())
   assert slope == pytest.approx((above - below) / 2e-6, rel=1e-4)
 
 
@@ -143,8 +141,9 @@ def test_ample_capacity_drops_nothing():
   dropless, slots = (make(expert_capacity=capacity) for capacity in (0.0, AMPLE))
   real = np.asarray(dropless[3], bool)
   np.testing.assert_allclose(value(*slots)[0][real], value(*dropless)[0][real], atol=1e-5)
+  found = gradients(*slots)
   for name, grad in gradients(*dropless).items():
-    np.testing.assert_allclose(gradients(*slots)[name], grad, atol=1e-5, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(found[name], grad, atol=1e-5, rtol=1e-5, err_msg=name)
 
 
 def test_a_full_expert_drops_later_tokens_and_padding_takes_no_slot():
@@ -210,18 +209,19 @@ def test_eight_devices_give_what_one_gives(capacity, sizes):
 def test_tokens_stay_on_their_devices(capacity):
   module, boxed, x_BTD, real_BT = make(expert_capacity=capacity)
   mesh = sharding.make_mesh(config.Mesh(data=8), jax.devices())
+  params = jax.device_put(nn.unbox(boxed), sharding.replicated(mesh))
   with sharding.use(mesh):
     batch = sharding.place((x_BTD, real_BT), mesh)
-    params = jax.device_put(nn.unbox(boxed), sharding.replicated(mesh))
     text = jax.jit(module.apply).lower(params, *batch).compile().as_text()
   assert not [op for op in ("all-gather", "all-to-all", "all-reduce", "collective-permute") if op in text]
 
 
 def test_a_batch_that_does_not_fill_the_mesh_is_sorted_as_one():
   module, boxed, x_BTD, real_BT = make()
-  expected = value(module, boxed, x_BTD[:3], real_BT[:3])[0]
+  params = nn.unbox(boxed)
+  expected = value(module, params, x_BTD[:3], real_BT[:3])[0]
   with sharding.use(sharding.make_mesh(config.Mesh(data=8), jax.devices())):
-    found = value(module, boxed, x_BTD[:3], real_BT[:3])[0]
+    found = value(module, params, x_BTD[:3], real_BT[:3])[0]
   np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -291,7 +291,7 @@ def test_lora_gives_each_expert_its_own_product_and_merges(capacity):
   with nn.intercept_methods(lora.intercept):
     tuned = apply(grown)
   assert np.abs(tuned - apply(nn.unbox(params))).max() > 0.1
-  np.testing.assert_allclose(tuned, apply(lora.merge(grown)), atol=2e-4)
+  np.testing.assert_allclose(tuned, apply(lora.merge(grown)), atol=2e-4, rtol=1e-5)
 
 
 def test_lora_leaves_experts_alone_by_default():
@@ -301,15 +301,14 @@ def test_lora_leaves_experts_alone_by_default():
 
 def test_muon_orthogonalises_each_expert_alone():
   _, params, _, _ = make_stack(0.0)
-  raw, axes = nn.unbox(params), sharding.logical_axes(params)
-  dims = muon_dims(raw, axes)
-  scale = optax.contrib.scale_by_muon(weight_dimension_numbers=dims)
-  whole, _ = scale.update(raw, scale.init(raw))
+  raw = nn.unbox(params)
+  together = optax.contrib.scale_by_muon(weight_dimension_numbers=muon_dims(raw, sharding.logical_axes(params)))
+  alone = optax.contrib.scale_by_muon(weight_dimension_numbers={"kernel": optax.contrib.MuonDimensionNumbers((0,), (1,))})
+  updates, _ = together.update(raw, together.init(raw))
+  kernels, whole = raw["backbone"]["blocks"]["ffn"], updates["backbone"]["blocks"]["ffn"]
   for name in ("gate", "up", "down"):
     for layer in range(2):
       for e in range(E):
-        one = {"kernel": raw["backbone"]["blocks"]["ffn"][name]["kernel"][layer, e]}
-        alone = optax.contrib.scale_by_muon()
+        one = {"kernel": kernels[name]["kernel"][layer, e]}
         expected, _ = alone.update(one, alone.init(one))
-        found = whole["backbone"]["blocks"]["ffn"][name]["kernel"][layer, e]
-        np.testing.assert_allclose(found, expected["kernel"], atol=1e-4)
+        np.testing.assert_allclose(whole[name]["kernel"][layer, e], expected["kernel"], atol=1e-4)
