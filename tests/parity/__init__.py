@@ -1,0 +1,1 @@
+"""Against transformers and peft, the oracles."""
