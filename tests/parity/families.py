@@ -136,6 +136,29 @@ SEEN = {
   "mixtral": [dict(num_experts_per_tok=1)],
 }  # fmt: skip
 
+# How configs said the same before transformers 5: fields that were not there, and those that were.
+LEGACY = {
+  "modernbert-mlm": (
+    ("layer_types", "rope_parameters"),
+    dict(global_attn_every_n_layers=3, global_rope_theta=160_000.0, local_rope_theta=10_000.0),
+  ),
+  "llama-untied": (
+    ("rope_parameters",),
+    dict(rope_theta=10_000.0, rope_scaling={key: value for key, value in LLAMA3_ROPE.items() if key != "rope_theta"}),
+  ),
+  "llama-tied": (("rope_parameters",), dict(rope_theta=500_000.0, rope_scaling=None)),
+  "qwen3": (("rope_parameters", "layer_types"), dict(rope_theta=1_000_000.0, rope_scaling=None)),
+  "gemma2": (("rope_parameters", "layer_types"), dict(rope_theta=10_000.0, cache_implementation="hybrid")),
+  "gemma3": (
+    ("rope_parameters", "layer_types"),
+    dict(
+      rope_theta=1_000_000.0, rope_local_base_freq=10_000.0, sliding_window_pattern=6,
+      rope_scaling={"rope_type": "linear", "factor": 8.0},
+    ),
+  ),
+  "mixtral": (("rope_parameters",), dict(rope_theta=1_000_000.0)),
+}  # fmt: skip
+
 # What is made smaller in the variants kept in tests/golden/parity.
 _TINY = dict(
   vocab_size=64, hidden_size=16, num_attention_heads=2, num_hidden_layers=2, intermediate_size=24, max_position_embeddings=64
