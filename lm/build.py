@@ -152,7 +152,7 @@ def _base_workdir(cfg: Config) -> Path | None:
 
 
 def _tokenizer_path(workdir: Path) -> str:
-  return "bytes" if record.read_manifest(workdir)["tokenizer"] == "bytes" else str(workdir / "tokenizer.model")
+  return tokenizers.saved_path(workdir, record.read_manifest(workdir)["tokenizer"])
 
 
 def _make_tokenizer(cfg: Config, base: Path | None) -> Tokenizer:

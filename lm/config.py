@@ -62,7 +62,7 @@ class Config:
   peft: Plug = Plug("full")  # what trains and what is added around the model
   optimizer: Plug = Plug("adamw")  # update rule and schedule
   mesh: Mesh = _execution(Mesh())  # [devices] per mesh axis, -1 takes the rest
-  tokenizer: str = ""  # SentencePiece .model file or 'bytes'; unset takes that of init_from
+  tokenizer: str = ""  # SentencePiece .model file, Hugging Face folder or 'bytes'; unset takes that of init_from
   init_from: str = ""  # workdir whose parameters to start from, at step 0
   resume_from: str = ""  # workdir whose newest state to go on from: parameters, optimizer, step
   dtype: str = "auto"  # of compute: auto, float32, bfloat16 or float16; auto is what the device is fast at

@@ -28,7 +28,7 @@ from lm.models.transformer_config import TransformerConfig
 from lm.plug import convert
 from lm.run import Run
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "tokenizers")
 
 
 def load_config(workdir: Path) -> Config:
@@ -186,8 +186,7 @@ def prepare(run: Run, workdir: Path, step: int) -> dict[str, Any]:
     manifest["changes"] = before["changes"] + [{"step": step, "name": n, "before": a, "now": b} for n, a, b, _ in changed]
   write_json(workdir / "config.json", config.to_dict(run.config))
   write_json(workdir / "manifest.json", manifest)
-  if run.config.tokenizer != "bytes":
-    run.tokenizer.save(str(workdir / "tokenizer.model"))
+  run.tokenizer.save(workdir)
   return manifest
 
 

@@ -1,7 +1,8 @@
-"""Tokenizers behind one interface: SentencePiece models and plain bytes. Lossless: decode(encode(s)) == s for any text.
+"""Tokenizers behind one interface: SentencePiece models, plain bytes, and those of Hugging Face (lm/data/hf_tokenizer.py).
 
-SentencePiece (Kudo & Richardson 2018) runs here without normalisation, dummy prefix or whitespace removal, with byte
-fallback; its own space mark U+2581, which it would read as a space, is encoded as its three bytes.
+SentencePiece (Kudo & Richardson 2018) is trained here without normalisation, dummy prefix or whitespace removal, with byte
+fallback; its own space mark U+2581, which it would read as a space, is encoded as its three bytes. So it is lossless, as
+bytes are: decode(encode(s)) == s for any text. Models made elsewhere are what their makers made them.
 """
 
 import hashlib
@@ -15,7 +16,8 @@ import numpy as np
 from lm.config import ConfigError
 
 PAD, UNK, BOS, EOS, MASK = "<pad>", "<unk>", "<s>", "</s>", "[MASK]"
-_SPACE_MARK = "\u2581"
+HF_PREFIX = "huggingface-"  # of the fingerprints of tokenizers that are saved as a folder
+SPACE_MARK = "\u2581"
 _MAX_LINE = 1 << 16  # bytes; the trainer leaves out longer lines, so they are cut
 _MIN_VOCAB = 262  # 256 bytes, the five specials, the newline
 
@@ -23,13 +25,15 @@ _MIN_VOCAB = 262  # 256 bytes, the five specials, the newline
 class Tokenizer:
   """What every tokenizer has. A sequence's first and last specials are bos and eos; encoders call them cls and sep."""
 
-  vocab_size: int
+  vocab_size: int  # ids are below it; added tokens count
   pad_id: int
   unk_id: int
   bos_id: int
   eos_id: int
   mask_id: int | None
   token_bytes: np.ndarray  # int32 [V]: UTF-8 bytes that each piece stands for, 0 for specials
+  pair_separators: int = 1  # sep tokens between the texts of a pair; RoBERTa has 2, and no token types
+  chat_template: str | None = None  # Jinja template of a conversation
 
   @property
   def cls_id(self) -> int:
@@ -43,12 +47,23 @@ class Tokenizer:
 
   @property
   def special_ids(self) -> tuple[int, ...]:
-    """Ids that text never gives."""
-    ids = (self.pad_id, self.unk_id, self.bos_id, self.eos_id, self.mask_id)
-    return tuple(i for i in ids if i is not None and i >= 0)
+    """Ids that stand for no text, each once."""
+    ids = (self.pad_id, self.unk_id, self.bos_id, self.eos_id, self.mask_id, self.cls_id, self.sep_id)
+    return tuple(dict.fromkeys(i for i in ids if i is not None and i >= 0))
 
   def encode(self, text: str) -> list[int]:
-    """Ids of a text, without specials."""
+    """Ids of a text, without the specials of a sequence."""
+    raise NotImplementedError
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    """`encode` of each text."""
+    return [self.encode(text) for text in texts]
+
+  def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
+    """`encode`, and for each id where it comes from: int32 [N, 2], text[start:stop] in characters.
+
+    Ids that share a character (its bytes) all have its span: "é" -> [200 174], [[0 1] [0 1]] in bytes.
+    """
     raise NotImplementedError
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -63,8 +78,8 @@ class Tokenizer:
     """Hash of everything that decides the ids."""
     raise NotImplementedError
 
-  def save(self, path: str) -> None:
-    """Writes the model file, if there is one."""
+  def save(self, workdir: Path) -> None:
+    """Keeps there what `load(saved_path(workdir, self.fingerprint()))` reads."""
     raise NotImplementedError
 
 
@@ -79,79 +94,124 @@ class Bytes(Tokenizer):
   def encode(self, text):
     return [byte + 5 for byte in text.encode()]
 
+  def encode_with_offsets(self, text):
+    starts = np.repeat(np.arange(len(text), dtype=np.int32), [len(character.encode()) for character in text])
+    return self.encode(text), np.stack([starts, starts + 1], axis=1)
+
   def decode(self, ids):
     return bytes(i - 5 for i in ids if i >= 5).decode(errors="replace")
 
   def piece(self, i):
     if i < 5:
       return (PAD, UNK, BOS, EOS, MASK)[i]
-    return chr(i - 5).replace(" ", _SPACE_MARK) if 32 <= i - 5 < 127 else f"<0x{i - 5:02X}>"
+    return chr(i - 5).replace(" ", SPACE_MARK) if 32 <= i - 5 < 127 else f"<0x{i - 5:02X}>"
 
   def fingerprint(self):
     return "bytes"
 
-  def save(self, path):
-    del path  # nothing to keep: the name says it all
+  def save(self, workdir):
+    del workdir  # nothing to keep: the name says it all
 
 
 class SentencePiece(Tokenizer):
-  """A SentencePiece model file."""
+  """A SentencePiece model file, with the specials that it names itself; without bos, eos begins a sequence too (T5).
+
+  model: the SentencePieceProcessor.
+  """
 
   def __init__(self, path: str):
     import sentencepiece
 
     try:
-      self._model = sentencepiece.SentencePieceProcessor(model_file=path)
+      self.model = sentencepiece.SentencePieceProcessor(model_file=path)
     except (RuntimeError, OSError) as error:
       raise ConfigError(f"config.tokenizer={path!r}: not a SentencePiece model") from error
-    model = self._model
+    model = self.model
     self.vocab_size = model.vocab_size()
-    self.pad_id, self.unk_id, self.bos_id, self.eos_id = model.pad_id(), model.unk_id(), model.bos_id(), model.eos_id()
+    self.pad_id, self.unk_id, self.eos_id = model.pad_id(), model.unk_id(), model.eos_id()
+    self.bos_id = model.bos_id() if model.bos_id() >= 0 else self.eos_id
     mask = model.piece_to_id(MASK)
     self.mask_id = mask if mask != self.unk_id else None
-    mark_ids = [model.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode()]
+    mark_ids = [model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
     self._space_mark_ids = mark_ids if all(model.is_byte(i) for i in mark_ids) else []  # [] without byte fallback
     self._specials = frozenset(self.special_ids)
     self.token_bytes = np.array([self._num_bytes(i) for i in range(self.vocab_size)], np.int32)
 
   def encode(self, text):
-    if _SPACE_MARK not in text or not self._space_mark_ids:
-      return self._model.encode(text)
-    first, *rest = (self._model.encode(part) for part in text.split(_SPACE_MARK))
+    if SPACE_MARK not in text or not self._space_mark_ids:
+      return self.model.encode(text)
+    first, *rest = (self.model.encode(part) for part in text.split(SPACE_MARK))
     return [*first, *(i for part in rest for i in (*self._space_mark_ids, *part))]
 
+  def encode_with_offsets(self, text):
+    ids, spans, start = [], [], 0
+    for i, part in enumerate(text.split(SPACE_MARK) if self._space_mark_ids else [text]):
+      if i:
+        ids += self._space_mark_ids
+        spans += [(start - 1, start)] * len(self._space_mark_ids)
+      part_ids, part_spans = self._spans(part)
+      ids += part_ids
+      spans += [(start + a, start + b) for a, b in part_spans]
+      start += len(part) + 1
+    return ids, np.asarray(spans, np.int32).reshape(-1, 2)
+
+  def _spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    pieces = list(self.model.encode(text, return_type="proto").pieces)
+    ends = np.cumsum([0, *(len(character.encode()) for character in text)])  # [bytes] before each character
+    begins, stops = (np.searchsorted(ends, [getattr(p, name) for p in pieces]).tolist() for name in ("begin", "end"))
+    spans = list(zip(begins, stops, strict=True))
+    for i in reversed(range(len(pieces) - 1)):  # of a character's bytes the last one has its span, the others have none
+      if begins[i] == stops[i] == begins[i + 1] and self.model.is_byte(pieces[i].id):
+        spans[i] = spans[i + 1]
+    return [piece.id for piece in pieces], spans
+
   def decode(self, ids):
-    return self._model.decode([int(i) for i in ids if int(i) not in self._specials])
+    return self.model.decode([int(i) for i in ids if int(i) not in self._specials])
 
   def piece(self, i):
-    return self._model.id_to_piece(i).replace("\n", "<0x0A>")
+    return self.model.id_to_piece(i).replace("\n", "<0x0A>")
 
   def fingerprint(self):
-    return hashlib.sha256(self._model.serialized_model_proto()).hexdigest()
+    return hashlib.sha256(self.model.serialized_model_proto()).hexdigest()
 
-  def save(self, path):
-    target = Path(path)
-    if not target.exists() or target.read_bytes() != self._model.serialized_model_proto():
-      target.write_bytes(self._model.serialized_model_proto())
+  def save(self, workdir):
+    target = Path(saved_path(workdir, self.fingerprint()))
+    if not target.exists() or target.read_bytes() != self.model.serialized_model_proto():
+      target.write_bytes(self.model.serialized_model_proto())
 
   def _num_bytes(self, i: int) -> int:
-    if i in self._specials or self._model.is_control(i):
+    if i in self._specials or self.model.is_control(i):
       return 0
-    if self._model.is_byte(i):
+    if self.model.is_byte(i):
       return 1
-    piece = self._model.id_to_piece(i).replace(_SPACE_MARK, " ")
+    piece = self.model.id_to_piece(i).replace(SPACE_MARK, " ")
     return len(piece.encode())
 
 
 def load(path: str) -> Tokenizer:
-  """'bytes', or the path of a SentencePiece model."""
+  """'bytes', or the path of a SentencePiece model, of a Hugging Face folder, or of a tokenizer.json.
+
+  Raises:
+    ConfigError: there is nothing, or nothing that can be read.
+  """
   if path == "bytes":
     return Bytes()
+  if Path(path).is_dir() or path.endswith(".json"):
+    from lm.data import hf_tokenizer
+
+    return hf_tokenizer.load(path)
   if not Path(path).is_file():
     raise ConfigError(
       f"config.tokenizer={path!r}: no such file; train one with: python -m tools.train_tokenizer --output={path}"
     )
   return SentencePiece(path)
+
+
+def saved_path(workdir: Path, fingerprint: str) -> str:
+  """What `load` takes to read the tokenizer of that fingerprint that was saved in a workdir."""
+  if fingerprint == "bytes":
+    return "bytes"
+  return str(workdir / ("tokenizer" if fingerprint.startswith(HF_PREFIX) else "tokenizer.model"))
 
 
 def train(texts: Iterable[str], path: str, vocab_size: int = 4096) -> None:

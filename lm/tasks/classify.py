@@ -24,7 +24,8 @@ class Classify(Task):
   example without a label stores [-1], which has no weight. The pair "ab", "xyz" is stored as [cls sep sep a x b y z]: the
   order in which a shorter row gives tokens up, last first, so that a row cut to any length keeps its specials and loses
   the longer text's end first. `corrupt` puts them in their places: [cls a b sep] and [cls a b sep x y z sep], of which
-  pairs have token types [0 0 0 0 1 1 1 1].
+  pairs have token types [0 0 0 0 1 1 1 1]; or [cls a b sep sep x y z sep], all of type 0, where a tokenizer
+  (RoBERTa's) has two `pair_separators`.
   """
 
   labels: tuple[str, ...] = ()  # the label set; empty takes that of the source's training split
@@ -53,7 +54,7 @@ class Classify(Task):
       raise ValueError(f"task.labels: {example['label']!r} is not among the {len(self.labels)} labels")
     label = np.int32(self.labels.index(example["label"]) if "label" in example else NO_LABEL)
     first, second = tok.encode(example["text"]), tok.encode(example["text_pair"]) if self.pair else []
-    ends = [SEP, LAST] if self.pair else [LAST]
+    ends = [*[SEP] * tok.pair_separators, LAST] if self.pair else [LAST]
     tokens = np.asarray([tok.cls_id, *[tok.sep_id] * len(ends), *first, *second], np.int32)
     place = np.asarray([CLS, *ends, *[FIRST] * len(first), *[SECOND] * len(second)], np.int32)
     kept = np.argsort([-1, *[-1] * len(ends), *range(len(first)), *range(len(second))], kind="stable")
@@ -63,11 +64,12 @@ class Classify(Task):
     counted_R = (rows["segment_ids"][:, 0] > 0) & (rows["label"] != NO_LABEL)
     order_RT = np.argsort(rows["place"], axis=1, kind="stable")
     place_RT = np.take_along_axis(rows["place"], order_RT, axis=1)
+    typed = tok.pair_separators == 1  # two separators tell the texts apart by themselves
     return {
       "tokens": np.take_along_axis(rows["tokens"], order_RT, axis=1),
       "label": np.maximum(rows["label"], 0),
       "weights": counted_R.astype(np.float32),
-    } | ({"token_types": np.isin(place_RT, (SECOND, LAST)).astype(np.int32)} if self.pair else {})
+    } | ({"token_types": (np.isin(place_RT, (SECOND, LAST)) & typed).astype(np.int32)} if self.pair else {})
 
   def denominators(self, batch):
     weight = jnp.sum(batch["weights"])

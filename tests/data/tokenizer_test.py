@@ -72,8 +72,10 @@ def test_specials_are_distinct_and_stand_for_nothing(trained):
 
 
 def test_saved_model_is_the_same(trained, tmp_path):
-  trained.save(str(tmp_path / "copy.model"))
-  assert tokenizer.load(str(tmp_path / "copy.model")).fingerprint() == trained.fingerprint()
+  for tok in (trained, tokenizer.Bytes()):
+    tok.save(tmp_path)
+    assert tokenizer.load(tokenizer.saved_path(tmp_path, tok.fingerprint())).fingerprint() == tok.fingerprint()
+  assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.model"]
 
 
 def test_same_texts_give_the_same_file(tmp_path):
