@@ -3,20 +3,20 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from lm import checkpoint, config, device, plug, record, sharding, tree
-from lm.config import Config, ConfigError, Plug, Stream, parse_plug
+from lm import config, device, plug, record, saved, sharding, tree
+from lm.config import Config, ConfigError, Plug, Stream
 from lm.data import store
 from lm.data import tokenizer as tokenizers
 from lm.data.loader import Loader, StreamData
 from lm.data.tokenizer import Tokenizer
 from lm.models.model import Model
-from lm.models.transformer_config import TransformerConfig
+from lm.models.transformer_config import TRAINING_FIELDS, TransformerConfig
 from lm.optim import Optimizer
 from lm.peft.peft import Peft
 from lm.program import Spec, make_program
@@ -34,7 +34,7 @@ def make_run(cfg: Config, devices: list[jax.Device] | None = None) -> Run:
   Raises:
     ValueError: a setting, its value, and what is accepted.
   """
-  base = _base_workdir(cfg)
+  base = saved.find(cfg.init_from, "config.init_from") if cfg.init_from else None
   tok = _make_tokenizer(cfg, base)
   return _assemble(cfg, tok, _make_architecture(cfg, base, tok), base, devices)
 
@@ -46,8 +46,9 @@ def load_run(workdir: Path, devices: list[jax.Device] | None = None) -> Run:
   devices: as `make_run` takes them.
   """
   cfg = record.load_config(workdir)
+  tok = saved.load_tokenizer(workdir)
   base = None if cfg.peft == Plug("full") else record.find_base(workdir)
-  return _assemble(cfg, load_tokenizer(workdir), record.read_architecture(workdir), base, devices)
+  return _assemble(cfg, tok, record.read_architecture(workdir), base, devices)
 
 
 def _assemble(
@@ -96,71 +97,18 @@ def _assemble(
     schedule=optimizer.make_schedule(total_steps),
     load=load,
     source=source,
-    base=_load_base(cfg, model, base) if base else None,
+    base=_load_base(cfg, model, base, mesh) if base else None,
   )
-
-
-def load_params(workdir: Path, which: str | int = "last") -> tuple[int, dict[str, Any]]:
-  """Step and full plain parameters (PEFT leaves merged) of a workdir's checkpoint, as host arrays by name.
-
-  which: "last", "best" or a step, of this workdir. What a PEFT run did not save is that of the base at the step where
-  the run started from it; its base is looked for by `record.find_base`.
-  """
-  cfg = record.load_config(workdir)
-  step, saved = checkpoint.load_params(workdir / "checkpoints", which)
-  flat = tree.flatten(saved)
-  base_workdir = None if cfg.peft == Plug("full") else record.find_base(workdir)
-  if base_workdir:
-    base = record.read_manifest(workdir)["base"]
-    _, below = load_params(base_workdir, base["step"])
-    if tree.sha256(tree.unflatten(below)) != base["sha256"]:
-      raise ConfigError(f"config.init_from={cfg.init_from!r} of {workdir}: its parameters changed since that run started")
-    flat = below | flat
-  merged = plug.make("peft", cfg.peft).merge(tree.unflatten(flat))
-  return step, {name: np.asarray(value) for name, value in tree.flatten(merged).items()}
-
-
-def load_model(workdir: Path, which: str | int = "last") -> tuple[Model, dict[str, Any], Tokenizer]:
-  """Model (with the heads that were trained), parameter tree and tokenizer of a workdir, for inference.
-
-  which: the checkpoint, as `load_params` takes it.
-  """
-  cfg = record.load_config(workdir)
-  _, flat = load_params(workdir, which)
-  tok = load_tokenizer(workdir)
-  heads = {(task.head, task.head_spec) for task in load_tasks(workdir, which).values()}
-  dtype = device.compute_dtype(cfg.dtype, jax.devices()[0])
-  return Model(record.read_architecture(workdir), tuple(sorted(heads)), dtype), tree.unflatten(flat), tok
-
-
-def load_tokenizer(workdir: Path) -> Tokenizer:
-  """The copy in the workdir, so that it stays whole when the original moves."""
-  return tokenizers.load(_tokenizer_path(workdir))
-
-
-def load_tasks(workdir: Path, which: str | int = "last") -> dict[str, Task]:
-  """Tasks by stream, as the checkpoint keeps them: with what the run took from its data (a label set)."""
-  folder = workdir / "checkpoints"
-  kept = checkpoint.read_progress(folder / str(checkpoint.choose(folder, which)))["tasks"]
-  return {key: plug.make("task", parse_plug(f"{workdir}: task", value)) for key, value in kept.items()}
-
-
-def _base_workdir(cfg: Config) -> Path | None:
-  if cfg.init_from and not (Path(cfg.init_from) / "manifest.json").is_file():
-    raise ConfigError(f"config.init_from={cfg.init_from!r}: not the workdir of a run (no manifest.json and config.json there)")
-  return Path(cfg.init_from) if cfg.init_from else None
-
-
-def _tokenizer_path(workdir: Path) -> str:
-  return tokenizers.saved_path(workdir, record.read_manifest(workdir)["tokenizer"])
 
 
 def _make_tokenizer(cfg: Config, base: Path | None) -> Tokenizer:
   if base is None and not cfg.tokenizer:
-    raise ConfigError("config.tokenizer: not set; accepted are a SentencePiece .model file or 'bytes'")
-  if base is None:
+    raise ConfigError("config.tokenizer: not set; accepted are a SentencePiece .model file, a Hugging Face folder or 'bytes'")
+  inherited = saved.find_tokenizer(base) if base else None
+  if inherited is None and not cfg.tokenizer:
+    raise ConfigError(f"config.tokenizer: not set, and config.init_from={cfg.init_from!r} has none")
+  if inherited is None:
     return tokenizers.load(cfg.tokenizer)
-  inherited = load_tokenizer(base)
   if cfg.tokenizer and tokenizers.load(cfg.tokenizer).fingerprint() != inherited.fingerprint():
     raise ConfigError(f"config.tokenizer={cfg.tokenizer!r}: not the one that {cfg.init_from} was trained with; leave it unset")
   return inherited
@@ -168,7 +116,11 @@ def _make_tokenizer(cfg: Config, base: Path | None) -> Tokenizer:
 
 def _make_architecture(cfg: Config, base: Path | None, tok: Tokenizer) -> TransformerConfig:
   """The preset with the config's fields; unset, that of the base."""
-  theirs = record.read_architecture(base) if base else None
+  theirs = saved.read_architecture(base) if base else None
+  if theirs and theirs.vocab_size < tok.vocab_size:
+    raise ConfigError(
+      f"config.tokenizer: has {tok.vocab_size} pieces, config.init_from={cfg.init_from!r} embeds {theirs.vocab_size}"
+    )
   if cfg.model is None and theirs:
     return theirs
   if cfg.model is None:
@@ -182,7 +134,7 @@ def _make_architecture(cfg: Config, base: Path | None, tok: Tokenizer) -> Transf
     )
   for name, value in dataclasses.asdict(architecture).items():
     expected = getattr(theirs, name, value)
-    if value != expected and name != "dropout_rate":  # dropout has no parameters
+    if value != expected and name not in TRAINING_FIELDS:
       raise ConfigError(f"config.model.{name}={value!r}: config.init_from={cfg.init_from!r} has {expected!r}")
   return architecture
 
@@ -251,9 +203,9 @@ def _accumulation(cfg: Config, num_shards: int) -> int:
   return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n * cfg.seq_len <= cfg.max_device_tokens)
 
 
-def _load_base(cfg: Config, model: Model, workdir: Path) -> Base:
+def _load_base(cfg: Config, model: Model, path: Path, mesh: jax.sharding.Mesh) -> Base:
   """The base's parameters that this model has; heads may be missing on either side, anything else is an error."""
-  step, flat = load_params(workdir)
+  step, flat = saved.load_params(path, mesh=mesh)
   boxed = tree.flatten(jax.eval_shape(model.init, jax.random.key(0)))
   wanted = {name: box.value.shape for name, box in boxed.items()}
   bad = [name for name in wanted.keys() & flat.keys() if wanted[name] != flat[name].shape]
@@ -261,9 +213,15 @@ def _load_base(cfg: Config, model: Model, workdir: Path) -> Base:
   bad = [name for name in bad if not name.startswith("head_")] + [name for name in bad if name.startswith("head_")]
   if bad:
     raise ConfigError(f"config.init_from={cfg.init_from!r}: parameters missing, unknown or of another shape: {', '.join(bad)}")
-  heads = lambda names: ", ".join(sorted({name.split("/", 1)[0] for name in names})) or "none"
-  notice = f"new: {heads(wanted.keys() - flat.keys())}; left out: {heads(flat.keys() - wanted.keys())}"
+  parts = lambda names, others: ", ".join(sorted({_part(name, others) for name in names - others})) or "none"
+  notice = f"new: {parts(wanted.keys(), flat.keys())}; left out: {parts(flat.keys(), wanted.keys())}"
   kept = {name: flat[name] for name in wanted.keys() & flat.keys()}
   digest = tree.sha256(tree.unflatten(flat))
   assert digest is not None
-  return Base(workdir, step, digest, kept, notice)
+  return Base(path, step, digest, kept, notice)
+
+
+def _part(name: str, others: Collection[str]) -> str:
+  """The head of a parameter, or its module where others have something of that head: head_classify/out."""
+  head, module = name.split("/")[:2]
+  return f"{head}/{module}" if any(other.startswith(f"{head}/") for other in others) else head

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm import build, config, record, sharding, tree
+from lm import config, record, saved, sharding, tree
 from lm.checkpoint import choose
 from lm.config import ConfigError
 from lm.data import store
@@ -41,30 +41,33 @@ class _Result(NamedTuple):
 
 
 def load(path: str | Path, checkpoint: str | int = "last", devices: Sequence[jax.Device] | None = None) -> "Predictor":
-  """The model of a run's workdir, ready for use. Nothing of its data is needed.
+  """The model of a run's workdir, or of a Hugging Face directory or id, ready for use. Nothing of its data is needed.
 
   Args:
-    checkpoint: "last", "best" or the number of a step.
+    checkpoint: of a workdir: "last", "best" or the number of a step.
     devices: over which rows are split; all of the process's if not given.
 
   Raises:
-    ConfigError: not the workdir of a run, no such checkpoint, or one of a later format.
+    ConfigError: neither of both, no such checkpoint, one of a later format, or files that do not fit each other.
   """
-  workdir = Path(path)
-  cfg = record.load_config(workdir)
-  step = choose(workdir / "checkpoints", checkpoint)
-  model, params, tok = build.load_model(workdir, step)
+  folder = saved.find(str(path), "path")
   mesh = sharding.make_mesh(config.Mesh(), list(devices or jax.devices()))
-  axes = sharding.logical_axes(jax.eval_shape(model.init, jax.random.key(0)))
+  step: str | int = 0
+  data: dict[str, dict[str, Any]] = {}
+  if saved.is_workdir(folder):
+    cfg = record.load_config(folder)
+    step = choose(folder / "checkpoints", checkpoint)
+    data = {name: dict(stream.data.options) for name, stream in cfg.all_streams.items()}
+  model, params = saved.load_model(folder, step, mesh)
   return Predictor(
     model=model,
-    params=jax.device_put(params, sharding.param_shardings(params, axes, mesh)),
-    tokenizer=tok,
-    tasks=build.load_tasks(workdir, step),
-    data={name: dict(stream.data.options) for name, stream in cfg.all_streams.items()},
+    params=jax.device_put(params, tree.unflatten(sharding.by_name(jax.eval_shape(model.init, jax.random.key(0)), mesh))),
+    tokenizer=saved.load_tokenizer(folder),
+    tasks=saved.load_tasks(folder, step),
+    data=data,
     mesh=mesh,
     step=step,
-    max_len=cfg.seq_len,
+    max_len=cfg.seq_len if saved.is_workdir(folder) else model.cfg.max_len,
   )
 
 

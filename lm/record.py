@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import lm
 from lm import config, metrics
 from lm.checkpoint import FORMAT
 from lm.config import Config, ConfigError
+from lm.data.tokenizer import Tokenizer
 from lm.files import read_json, write_json
 from lm.models.transformer_config import TransformerConfig
 from lm.plug import convert
@@ -83,7 +85,7 @@ def find_base(workdir: Path) -> Path | None:
   base, given = read_manifest(workdir)["base"], load_config(workdir).init_from
   if not base:
     return None
-  found = [path for path in (Path(base["workdir"]), Path(given)) if (path / "manifest.json").is_file()]
+  found = [path for path in (Path(base["workdir"]), Path(given)) if (path / "config.json").is_file()]
   if not found:
     raise ConfigError(
       f"{workdir}: its base is neither at {base['workdir']} nor at {given} (config.init_from); a run that trains only some"
@@ -190,6 +192,25 @@ def prepare(run: Run, workdir: Path, step: int) -> dict[str, Any]:
   return manifest
 
 
+def write_imported(workdir: Path, cfg: Config, architecture: TransformerConfig, tok: Tokenizer | None, about: dict[str, Any]) -> None:
+  """A workdir of parameters that no run here trained: what `load_config`, `read_manifest` and `read_architecture` ask for.
+
+  about: what the manifest keeps beside: where they are from, the tasks of their heads, how many there are.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  write_json(workdir / "config.json", config.to_dict(cfg))
+  kept = {
+    "architecture": dataclasses.asdict(architecture),
+    "tokenizer": tok and tok.fingerprint(),
+    "base": None,
+    "data": {},
+    "changes": [],
+  }
+  write_json(workdir / "manifest.json", {"format": FORMAT, "lm": lm.__version__, **kept, **about})
+  if tok is not None:
+    tok.save(workdir)
+
+
 def check_base(run: Run, workdir: Path) -> None:
   """Raises ConfigError if the parameters that the workdir's run started from are others by now."""
   before = read_manifest(workdir)["base"]
@@ -239,6 +260,7 @@ def _manifest(run: Run) -> dict[str, Any]:
     "format": FORMAT,
     "lm": lm.__version__,
     "git": _git_state(),
+    "command": shlex.join(["python", *sys.orig_argv[1:]]),
     "python": platform.python_version(),
     "packages": {name: metadata.version(name) for name in PACKAGES},
     "platform": devices[0].platform,

@@ -95,6 +95,12 @@ def param_shardings(params: Any, axes: Mapping[str, tuple[str | None, ...]], mes
   return jax.tree_util.tree_map_with_path(sharding, params)
 
 
+def by_name(boxed: Any, mesh: jax.sharding.Mesh) -> dict[str, NamedSharding]:
+  """Shardings by parameter name, from a boxed (possibly abstract) parameter tree."""
+  plain = nn.unbox(boxed)
+  return tree.flatten(param_shardings(plain, logical_axes(boxed), mesh))
+
+
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
   """Rows over data and fsdp."""
   return NamedSharding(mesh, P(("data", "fsdp")))

@@ -12,21 +12,26 @@ ROOT = Path(__file__).parent.parent
 LEVELS = {
   "shapes": 0, "tree": 0, "metrics": 0, "config": 0, "command": 0, "device": 0, "files": 0, "plug": 0, "state": 0,
   "models": 1, "data": 1, "sharding": 1, "optim": 1, "checkpoint": 1, "track": 1, "step": 1, "report": 1,
-  "tasks": 2, "peft": 2, "infer": 2,
+  "tasks": 2, "peft": 2, "infer": 2, "interop": 2,
   "program": 3, "run": 3,
   "evals": 4, "record": 4,
-  "build": 5, "evaluate": 5, "train": 5,
-  "predictor": 6, "predict": 6, "show": 6, "sweep": 6,
-  "main": 7,
+  "saved": 5,
+  "build": 6, "evaluate": 6, "train": 6, "pretrained": 6,
+  "predictor": 7, "predict": 7, "show": 7, "sweep": 7, "convert": 7,
+  "main": 8,
 }  # fmt: skip
 # Packages that see only these parts of the levels below them, beside level 0.
-NARROW = {"tasks": ("data", "models.heads"), "peft": ("models",), "infer": ("models", "data")}
+NARROW = {"tasks": ("data", "models.heads"), "peft": ("models",), "infer": ("models", "data"), "interop": ("models", "data")}
 # What the layers would forbid, and why it is right all the same.
 EXEMPT = {
   ("tasks", "models.model"): "an objective's loss calls the model through `Forward`, whose type is there",
   ("run", "program"): "a run holds its compiled program",
   ("train", "evaluate"): "the loop evaluates",
   ("predict", "predictor"): "the rows of a file are predicted by a Predictor",
+  (
+    "interop",
+    "pretrained",
+  ): "lm.interop.load_pretrained, which reads workdirs too, imported when it is asked for and not before",
   ("__init__", "predictor"): "lm.load, imported when it is asked for and not before",
 }
 # These load in data workers and in tools without an accelerator; what is in JAX imports jax.

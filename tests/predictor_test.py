@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lm
-from lm import build, config, predictor, saved, train, tree
+from lm import config, predictor, saved, train, tree
 from lm.config import ConfigError
 from tests.conftest import LABELS, TEXTS, make_run
 

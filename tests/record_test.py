@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from lm import build, checkpoint, evaluate, plug, record, train
+from lm import build, checkpoint, evaluate, plug, record, saved, train
 from lm.config import ConfigError
 from tests.conftest import make_config, make_run
 
@@ -136,7 +136,7 @@ def test_a_resumed_run_counts_all_its_tokens_and_seconds(tmp_path):
 
 def test_parameters_are_those_of_the_newest_checkpoint(tmp_path):
   train.train(make_run(total_steps=2), tmp_path)
-  assert build.load_params(tmp_path)[0] == 2
+  assert saved.load_params(tmp_path)[0] == 2
 
 
 def test_other_data_under_the_same_settings_are_refused(tmp_path):
@@ -158,11 +158,11 @@ def test_a_tuned_run_is_not_read_over_another_base(tmp_path):
   train.train(make_run("mlm", total_steps=1), base)
   settings = {"model": None, "tokenizer": "", "init_from": str(base), "peft": "lora", "total_steps": 1}
   train.train(make_run("classify", **settings), tuned)
-  build.load_params(tuned)
+  saved.load_params(tuned)
   shutil.rmtree(base)
   train.train(make_run("mlm", total_steps=1, seed=5), base)
   with pytest.raises(ConfigError, match=r"config.init_from=.* of .*tuned: its parameters changed since that run started"):
-    build.load_params(tuned)
+    saved.load_params(tuned)
 
 
 def test_resume_from_says_what_is_other_and_refuses_what_does_not_fit(tmp_path, capsys):
@@ -191,10 +191,10 @@ def other_preset(monkeypatch, **changes):
 
 def test_a_run_of_full_parameters_needs_neither_base_nor_preset(tmp_path, monkeypatch):
   workdir = tune(tmp_path, monkeypatch)
-  before, measured = build.load_model(workdir)[0], evaluate.evaluate_workdir(build.load_run(workdir), workdir)["metrics"]
+  before, measured = saved.load_model(workdir)[0], evaluate.evaluate_workdir(build.load_run(workdir), workdir)["metrics"]
   shutil.rmtree("base")
   monkeypatch.setattr(plug, "_presets", dict)
-  assert build.load_model(workdir)[0] == before
+  assert saved.load_model(workdir)[0] == before
   run = build.load_run(workdir)
   assert evaluate.evaluate_workdir(run, workdir)["metrics"] == measured
   with pytest.raises(ConfigError, match="loaded without its base, to evaluate it; build.make_run"):
@@ -209,17 +209,17 @@ def test_a_tuned_run_finds_its_base_where_it_was_and_at_the_path_that_was_given(
   workdir = tune(tmp_path, monkeypatch, peft="lora")
   assert record.load_config(workdir).init_from == "base"
   assert record.read_manifest(workdir)["base"]["workdir"] == str(tmp_path / "base")
-  _, before = build.load_params(workdir)
+  _, before = saved.load_params(workdir)
   (tmp_path / "elsewhere").mkdir()
   monkeypatch.chdir(tmp_path / "elsewhere")
   for move in (lambda: None, lambda: shutil.move(tmp_path / "base", "base")):
     move()
     assert build.load_run(workdir).base.workdir.resolve() == record.find_base(workdir).resolve()
-    _, after = build.load_params(workdir)
+    _, after = saved.load_params(workdir)
     assert all((after[name] == value).all() for name, value in before.items())
   shutil.rmtree("base")
   with pytest.raises(ConfigError, match=r"its base is neither at /.*/base nor at base \(config.init_from\)"):
-    build.load_params(workdir)
+    saved.load_params(workdir)
 
 
 def test_a_preset_that_changed_is_refused_like_another_setting(tmp_path, monkeypatch, capsys):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm import build, train, tree
+from lm import saved, train, tree
 from lm.config import ConfigError
 from tests.conftest import LABELS, TEXTS, make_run
 
@@ -139,8 +139,8 @@ def test_fine_tuning_starts_from_the_base_and_keeps_it_frozen(tmp_path):
   settings = {"model": None, "tokenizer": "", "init_from": str(base), "peft": "lora", "total_steps": 5}
   summary = train.train(make_run("classify", **settings), tuned)
   assert summary["params"]["trainable"] < summary["params"]["total"] / 2
-  _, before = build.load_params(base)
-  _, after = build.load_params(tuned)
+  _, before = saved.load_params(base)
+  _, after = saved.load_params(tuned)
   assert (before["backbone/embed/embedding"] == after["backbone/embed/embedding"]).all()
   query = "backbone/blocks/attention/query/kernel"
   assert (before[query] != after[query]).any()  # merged

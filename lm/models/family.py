@@ -1,4 +1,4 @@
-"""What a family file is made of: how a config.json of Hugging Face becomes a `TransformerConfig`, and where every tensor stands.
+"""What a family file is made of: how Hugging Face's config.json becomes a `TransformerConfig`, where every tensor stands.
 
 Data only, read in both directions by lm/interop. No jax. Names on our side are those of the parameter tree, with the layers
 stacked in front; `{layer}` and `{expert}` in theirs count what is stacked in ours.
@@ -27,7 +27,7 @@ class Key:
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-  """One parameter of ours in their files. transposed: they hold [outputs, inputs]. part: (i, n) is the i-th of n equal outputs."""
+  """One parameter of ours in their files. transposed: they hold [outputs, inputs]. part (i, n): i-th of n equal parts."""
 
   name: str
   theirs: str

@@ -35,6 +35,7 @@ class _Network(nn.Module):
 
   def hidden_states(self, inputs):
     out = self.backbone(inputs, keep_inputs=True)
+    assert out.inputs_LBTD is not None
     return jnp.concatenate([out.inputs_LBTD, out.hidden_BTD[None]])
 
   def logits(self, name, h, row_B, table_VD):
@@ -66,9 +67,7 @@ class Model:
     inputs = {"tokens": zeros, "segment_ids": zeros, "positions": zeros, "row": zeros[:, 0]}
     return self._network.init(rng, inputs)["params"]
 
-  def hidden(
-    self, params: dict, inputs: dict, *, rng=None, intercept=None, perturb=None, cache: Cache | None = None
-  ) -> Output:
+  def hidden(self, params: dict, inputs: dict, *, rng=None, intercept=None, perturb=None, cache: Cache | None = None) -> Output:
     """Hidden states [B, T, D] and what comes with them. Dropout is on where `rng` is given."""
     return self._apply(params, rng, intercept, "hidden", inputs, perturb, cache)
 

@@ -122,12 +122,12 @@ class Transformer(nn.Module):
     layer_caches, start = None, None
     if cache is None:
       mask = masks.in_row(segment_ids_BT, cfg.causal)
-      slots = (masks.slots(segment_ids_BT),) * 2
+      slots = masks.slots(segment_ids_BT), masks.slots(segment_ids_BT)
     else:
       assert cfg.causal, "only a causal model decodes with a cache"
       cache, mask, slots = _extend(cache, segment_ids_BT)
       layer_caches, start = (cache.k_LBSKC, cache.v_LBSKC), cache.length - segment_ids_BT.shape[1]
-    shared = Shared(inputs["row"], segment_ids_BT > 0, mask, slots, _rotations(cfg, inputs["positions"]), start)
+    shared = Shared(inputs["row"], jnp.asarray(segment_ids_BT > 0), mask, slots, _rotations(cfg, inputs["positions"]), start)
 
     block = Block if self.remat == "none" else nn.remat(Block, prevent_cse=False, policy=REMAT[self.remat])
     blocks = nn.scan(

@@ -32,7 +32,9 @@ class TransformerConfig:
   num_kv_heads: int = 0  # key and value heads, K; 0: num_heads; fewer is grouped-query attention
   head_dim: int = 0  # channels per head, C; 0: model_dim / num_heads
   norm: str = "layernorm"  # layernorm or rmsnorm
-  norm_position: str = "pre"  # of each sublayer: pre (GPT-2), post: after its residual (BERT), sandwich: before and after (Gemma)
+  norm_position: str = (
+    "pre"  # of each sublayer: pre (GPT-2), post: after its residual (BERT), sandwich: before and after (Gemma)
+  )
   norm_eps: float = 1e-5  # added to the variance
   norm_plus_one: bool = False  # the learned scale counts from 1 (Gemma)
   embed_norm: str = "none"  # none, own (BERT), or first: the first block's, whose output its residual starts from (ModernBERT)

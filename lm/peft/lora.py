@@ -75,7 +75,7 @@ def _add_product(lora: Lora, next_fun, args, kwargs, context):
   if context.method_name != "__call__" or not module.has_variable("params", "lora"):
     return y
   leaves = module.get_variable("params", "lora")[lora.adapter]
-  x, contract = (*args, jnp.matmul)[:2]  # experts are told how to contract: lm/models/moe.py
+  x, contract = args if len(args) == 2 else (args[0], jnp.matmul)  # experts are told how to contract: lm/models/moe.py
   x = x.reshape(*x.shape[: x.ndim - module.num_inputs], -1)
   product = contract(contract(x, leaves["a"].astype(y.dtype)), leaves["b"].astype(y.dtype))
   return y + lora.alpha / lora.rank * product.reshape(y.shape)

@@ -36,8 +36,10 @@ class Objective:
     """By name; additive over rows. rng: dropout is on where it is given."""
     forward = self._forward(params)
     found = self._collect(lambda task, view: task.loss(forward.for_head(task.head), view, rng), batch)
-    router = {name: forward.router(batch[INPUTS], rng)[f"{name.removeprefix('router/')}_B"].sum() for name in self._router_weights}
-    return found | router
+    if not self._router_weights:
+      return found
+    sums = forward.router(dict(batch[INPUTS]), rng)
+    return found | {name: sums[f"{name.removeprefix('router/')}_B"].sum() for name in self._router_weights}
 
   def predict(self, params: dict, batch: Batch) -> dict[str, jax.Array]:
     """Per-row predictions, by '<task>/<name>'."""

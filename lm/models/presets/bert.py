@@ -55,8 +55,11 @@ WEIGHTS = (
   *norm(BLOCKS + "ffn_norm", _LAYER + "output.LayerNorm"),
 )
 ONLY = {
-  "position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,), "tie_word_embeddings": (True,),
-}  # fmt: skip
+  "position_embedding_type": ("absolute",),
+  "is_decoder": (False,),
+  "add_cross_attention": (False,),
+  "tie_word_embeddings": (True,),
+}
 
 FAMILIES = (
   Family(

@@ -35,7 +35,8 @@ _LAYER = "layers.{layer}."
 _GEMMA3 = Family(
   model_type="gemma3_text",
   like=_4B,
-  keys=family.DECODER_KEYS | {
+  keys=family.DECODER_KEYS
+  | {
     "num_heads": Key("num_attention_heads", 8),
     "num_kv_heads": Key("num_key_value_heads", 4),
     "head_dim": Key("head_dim", 256),
@@ -48,7 +49,9 @@ _GEMMA3 = Family(
     "logit_softcap": Key("final_logit_softcapping", 0.0),
   },
   weights=(
-    *family.DECODER_ENDS, *family.DECODER_ATTENTION, *family.DECODER_FFN,
+    *family.DECODER_ENDS,
+    *family.DECODER_ATTENTION,
+    *family.DECODER_FFN,
     *norm(BLOCKS + "attention_norm", _LAYER + "input_layernorm"),
     *norm(BLOCKS + "attention_post_norm", _LAYER + "post_attention_layernorm"),
     *norm(BLOCKS + "ffn_norm", _LAYER + "pre_feedforward_layernorm"),
@@ -75,7 +78,8 @@ FAMILIES = (
     _GEMMA3,
     model_type="gemma2",
     like=_GEMMA2_2B,
-    keys=_GEMMA3.keys | {
+    keys={
+      **_GEMMA3.keys,
       "attention_softcap": Key("attn_logit_softcapping", 50.0),
       "logit_softcap": Key("final_logit_softcapping", 30.0),
     },

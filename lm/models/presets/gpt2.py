@@ -55,8 +55,11 @@ FAMILIES = (
     classes={"": "GPT2Model", "lm": "GPT2LMHeadModel", "classifier": "GPT2ForSequenceClassification"},
     heads={"lm": (), "classifier": linear("head_classify/out", "score")},
     only={
-      "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "reorder_and_upcast_attn": (False,),
-      "add_cross_attention": (False,), "tie_word_embeddings": (True,),
+      "scale_attn_weights": (True,),
+      "scale_attn_by_inverse_layer_idx": (False,),
+      "reorder_and_upcast_attn": (False,),
+      "add_cross_attention": (False,),
+      "tie_word_embeddings": (True,),
     },  # fmt: skip
     ignored=(r"h\.\d+\.attn\.(bias|masked_bias)",),  # the causal mask
     copies=(("lm_head.weight", "wte.weight"),),

@@ -49,7 +49,11 @@ FAMILIES = (
     prefixes=("model.", ""),
     classes={"": "ModernBertModel", "mlm": "ModernBertForMaskedLM", "classifier": "ModernBertForSequenceClassification"},
     heads={
-      "mlm": (*linear("head_mlm/transform", "head.dense"), *norm("head_mlm/norm", "head.norm"), *linear("head_mlm", "decoder")[1:]),
+      "mlm": (
+        *linear("head_mlm/transform", "head.dense"),
+        *norm("head_mlm/norm", "head.norm"),
+        *linear("head_mlm", "decoder")[1:],
+      ),
       "classifier": (
         *linear("head_classify/transform", "head.dense"),
         *norm("head_classify/norm", "head.norm"),
@@ -57,8 +61,13 @@ FAMILIES = (
       ),
     },
     only={
-      "attention_bias": (False,), "mlp_bias": (False,), "norm_bias": (False,), "classifier_bias": (False,),
-      "decoder_bias": (True,), "classifier_activation": ("gelu",), "tie_word_embeddings": (True,),
+      "attention_bias": (False,),
+      "mlp_bias": (False,),
+      "norm_bias": (False,),
+      "classifier_bias": (False,),
+      "decoder_bias": (True,),
+      "classifier_activation": ("gelu",),
+      "tie_word_embeddings": (True,),
     },  # fmt: skip
     window="local_attention",
     pattern=_BASE.layer_pattern,

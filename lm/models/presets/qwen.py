@@ -1,4 +1,4 @@
-"""Qwen3 (Yang et al. 2025): Llama's block with normed queries and keys, dense and with experts; and Qwen2.5's with biased ones."""
+"""Qwen3 (Yang et al. 2025): Llama's block with normed queries and keys, dense or with experts; Qwen2.5's with biased ones."""
 
 import dataclasses
 
@@ -75,6 +75,6 @@ FAMILIES = (
       *linear(BLOCKS + "ffn/down", _EXPERT + "down_proj"),
     ),
     classes=family.decoder_classes("Qwen3Moe"),
-    only=_QWEN3.only | {"decoder_sparse_step": (1,), "mlp_only_layers": ((),)},
+    only={**_QWEN3.only, "decoder_sparse_step": (1,), "mlp_only_layers": ((),)},
   ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019): BERT without next-sentence prediction, its positions counted from 2. Sizes of the released models."""
+"""RoBERTa (Liu et al. 2019): BERT without next-sentence prediction, its positions counted from 2. Released sizes."""
 
 import dataclasses
 

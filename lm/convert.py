@@ -1,0 +1,107 @@
+"""Between Hugging Face directories and workdirs: import, export, and a check of what either computes (`tools.convert`)."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm import config, record, saved, sharding, tree
+from lm.checkpoint import Checkpoints
+from lm.config import ConfigError
+from lm.files import read_json
+from lm.interop.card import make_card
+from lm.pretrained import load_pretrained, save_pretrained
+from lm.state import TrainState
+
+ARRAYS = ("tokens", "segment_ids", "positions", "attention_mask")
+
+
+def import_checkpoint(source: str, out: Path) -> str:
+  """Writes a Hugging Face directory or id as a workdir, whose checkpoint restores onto any mesh; returns a line about it.
+
+  Tensors are read one by one onto the devices and written from there: the host holds the parameters once.
+
+  Raises:
+    ConfigError: a source that cannot be read, or an `out` that holds something.
+  """
+  folder = saved.find(source, "--from")
+  if saved.is_workdir(folder):
+    raise ConfigError(f"--from={source}: is the workdir of a run already; give it as config.init_from")
+  _check_empty(out)
+  architecture, tok, tasks = saved.read_architecture(folder), saved.find_tokenizer(folder), saved.load_tasks(folder)
+  mesh = sharding.make_mesh(config.Mesh(), jax.devices()[:1])
+  _, flat = saved.load_params(folder, mesh=mesh)
+  task = next(iter(tasks), "causal" if architecture.causal else "mlm")
+  cfg = config.from_dict({"task": task, "data": "memory", "seq_len": architecture.max_len})
+  described = {name: {"name": name, **dataclasses.asdict(value)} for name, value in tasks.items()}
+  record.write_imported(out, cfg, architecture, tok, {"source": source, "token_ids": saved.token_ids(folder), "tasks": described})
+  state = TrainState(jnp.zeros((), jnp.int32), tree.unflatten(flat), {}, {}, {}, {})
+  with Checkpoints(out / "checkpoints") as checkpoints:
+    checkpoints.save(0, state, with_frozen=False, progress={"tasks": described})
+  return f"{out}: {tree.count(flat):,} parameters of {source}; heads: {', '.join(tasks) or 'none'}"
+
+
+def export_checkpoint(source: str, out: Path, which: str = "last", dtype: str = "float32") -> str:
+  """Writes any checkpoint as a Hugging Face directory with tokenizer and model card; returns a line about it.
+
+  Raises:
+    ConfigError: as `load_pretrained` and `save_pretrained`, or an `out` that holds something.
+  """
+  _check_empty(out)
+  pretrained = load_pretrained(source, which)
+  written = save_pretrained(pretrained, out, dtype)
+  folder = saved.find(source, "--from")
+  run: Mapping[str, Any] = {}
+  if saved.is_workdir(folder):
+    run = {
+      "manifest": record.read_manifest(folder),
+      "summary": record.read_summary(folder),
+      "config": read_json(folder / "config.json"),
+    }
+  num_params = tree.count(pretrained.params)
+  (out / "README.md").write_text(make_card(out.name, pretrained.kind, written, num_params, run))
+  others = [name for name, spec in pretrained.model.heads if spec.kind != pretrained.kind]
+  left_out = f"; left out: head {', '.join(others)}" if others else ""
+  return f"{out}: {written['architectures'][0]}, {num_params:,} parameters{left_out}"
+
+
+def push(folder: Path, repository: str) -> str:
+  """Uploads an exported directory to the hub as user/name; returns its address."""
+  import httpx2
+  from huggingface_hub import HfApi, errors
+
+  try:
+    api = HfApi()
+    api.create_repo(repository, exist_ok=True)
+    return str(api.upload_folder(repo_id=repository, folder_path=folder))
+  except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, httpx2.HTTPError, ValueError) as error:
+    raise ConfigError(f"--push={repository}: {str(error).strip().splitlines()[0]}") from error
+
+
+def check(source: str, arrays: Path, out: Path) -> str:
+  """Runs a checkpoint of either format on the arrays of an npz file and writes what it computes as another.
+
+  arrays: tokens [B, T], and optionally segment_ids, positions or attention_mask. out: hidden_states [L + 1, B, T, D], and
+  logits and pooled where the model has them, as `Pretrained.run` gives them.
+  """
+  try:
+    with np.load(arrays) as found:
+      given = {name: found[name] for name in found.files}
+  except (OSError, ValueError) as error:
+    raise ConfigError(f"--input={arrays}: not an npz file ({error})") from error
+  unknown = set(given) - set(ARRAYS)
+  if "tokens" not in given or unknown:
+    raise ConfigError(f"--input={arrays}: has {', '.join(given) or 'nothing'}; accepted are tokens and {', '.join(ARRAYS[1:])}")
+  found = load_pretrained(source).run(**given)
+  with out.open("wb") as stream:
+    np.savez(stream, allow_pickle=False, **found)
+  return f"{out}: " + ", ".join(f"{name} {list(array.shape)}" for name, array in found.items())
+
+
+def _check_empty(out: Path) -> None:
+  if out.exists() and any(out.iterdir()):
+    raise ConfigError(f"--to={out}: holds something already; nothing is overwritten")

@@ -1,0 +1,68 @@
+"""The README.md of an exported model: what it is, what it was trained on, what it reached, the command, how to use it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+PIPELINES = {"lm": "text-generation", "mlm": "fill-mask", "classifier": "text-classification", "": "feature-extraction"}
+_CARD = """---
+library_name: transformers
+pipeline_tag: {pipeline}
+tags: [jax, lm]
+---
+# {name}
+
+A {model_type} with {num_params:,} parameters ({class_name}), trained with `lm` in JAX{version}.
+
+```python
+from transformers import pipeline
+
+model = pipeline("{pipeline}", "DIRECTORY OR ID")
+```
+{sections}"""
+
+
+def make_card(name: str, kind: str, written: Mapping[str, Any], num_params: int, run: Mapping[str, Any]) -> str:
+  """Markdown with the hub's metadata in front.
+
+  Args:
+    kind: of the head. written: the config.json. run: {"manifest", "summary", "config"} of the run that trained it, {} without.
+  """
+  sections = [_section("Training", _training(run)), _section("Metrics", _metrics(run.get("summary", {})))]
+  if run:
+    settings = json.dumps(run["config"], indent=2)
+    sections.append(_section("All settings", f"<details>\n\n```json\n{settings}\n```\n</details>"))
+  return _CARD.format(
+    pipeline=PIPELINES[kind],
+    name=name,
+    model_type=written["model_type"],
+    class_name=written["architectures"][0],
+    num_params=num_params,
+    version=f" {run['manifest']['lm']}" if run else "",
+    sections="".join(sections),
+  )
+
+
+def _section(title: str, text: str) -> str:
+  return f"\n## {title}\n{text}\n" if text else ""
+
+
+def _training(run: Mapping[str, Any]) -> str:
+  if not run:
+    return ""
+  manifest = run["manifest"]
+  if "source" in manifest:
+    return f"- imported from `{manifest['source']}`"
+  lines = [f"- command: `{manifest['command']}`", f"- steps: {manifest['total_steps']:,}"]
+  lines += [f"- data `{name}`: fingerprint `{fingerprint}`" for name, fingerprint in manifest["data"].items()]
+  if manifest["base"]:
+    lines.append(f"- started from: `{run['config']['init_from']}`")
+  return "\n".join(lines)
+
+
+def _metrics(summary: Mapping[str, Any]) -> str:
+  final = {name: value for name, value in summary.get("final", {}).items() if name.startswith("eval/")}
+  if not final:
+    return ""
+  rows = [f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in sorted(final.items())]
+  return "\n".join(["| metric | value |", "|---|---:|", *rows])

@@ -1,0 +1,260 @@
+"""Tensors of a Hugging Face directory <-> our parameter tree, by the weight lists of the family files.
+
+Both directions go by the leaves of our model: each knows the tensors it is made of, one per layer and expert, and how they lie.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from lm import tree
+from lm.config import ConfigError
+from lm.interop import settings, tensors
+from lm.interop.tensors import Tensor
+from lm.models.family import Family, Weight
+from lm.models.heads import HeadSpec
+from lm.models.model import Model
+from lm.models.transformer_config import TransformerConfig
+from lm.shapes import kernel_dims
+
+# Kind of head -> its name here, and the parameter that tells whether a file has it.
+HEADS = {
+  "lm": ("lm", "head_lm/out/kernel"),
+  "mlm": ("mlm", "head_mlm/bias"),
+  "classifier": ("classify", "head_classify/out/kernel"),
+}
+POOLER = "head_classify/pooler/kernel"
+TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": tensors.DTYPES["BF16"]}
+SHARD_BYTES = 5_000_000_000  # of a file, as transformers cuts them
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """One parameter of ours. stacked: leading dims of `shape`, of layers and experts. matrix: (inputs, outputs) of a kernel."""
+
+  name: str
+  shape: tuple[int, ...]
+  stacked: int
+  matrix: tuple[int, int] | None
+  weight: Weight
+
+  @property
+  def stored_shape(self) -> tuple[int, ...]:
+    """Of each of its tensors in a file."""
+    num_parts = self.weight.part[1]
+    if self.matrix:
+      rows, columns = self.matrix[0], self.matrix[1] * num_parts
+      return (columns, rows) if self.weight.transposed else (rows, columns)
+    each = self.shape[self.stacked :]
+    return each if self.name.endswith("embedding") else (math.prod(each) * num_parts,)
+
+  def places(self) -> Iterator[tuple[tuple[int, ...], str]]:
+    """(index of the stacked dims, the tensor that stands there)."""
+    dims = [name for name in ("layer", "expert") if f"{{{name}}}" in self.weight.theirs]
+    assert len(dims) == self.stacked, f"{self.name}: {self.weight.theirs} for {self.stacked} stacked dims"
+    for index in itertools.product(*map(range, self.shape[: self.stacked])):
+      yield index, self.weight.theirs.format(**dict(zip(dims, index, strict=True)))
+
+  def from_stored(self, stored: np.ndarray) -> np.ndarray:
+    """One tensor as a part of ours."""
+    i, num_parts = self.weight.part
+    ours = stored.T if self.weight.transposed else stored
+    return np.split(ours, num_parts, axis=-1)[i].reshape(self.shape[self.stacked :])
+
+  def to_stored(self, ours: np.ndarray) -> np.ndarray:
+    """The inverse, of this part alone."""
+    if self.matrix:
+      return ours.reshape(self.matrix).T if self.weight.transposed else ours.reshape(self.matrix)
+    return ours if self.name.endswith("embedding") else ours.reshape(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """A directory in which every parameter of `model` has its tensors. left_out: tensors that nothing here reads."""
+
+  directory: Path
+  family: Family
+  settings: Mapping[str, Any]
+  model: Model
+  leaves: tuple[Leaf, ...]
+  found: Mapping[str, Tensor]
+  left_out: tuple[str, ...]
+
+
+def scan(directory: Path) -> Checkpoint:
+  """What a directory holds, checked name by name and shape by shape; no tensor is read but copies of tied ones.
+
+  Raises:
+    ConfigError: as `settings.read` and `tensors.scan`, and tensors that are missing, unknown, of another shape or no floats.
+  """
+  family, cfg, values = settings.read(directory)
+  found = _canonical(directory, family, cfg, tensors.scan(directory))
+  model = Model(cfg, tuple(sorted(_heads(family, cfg, found))))
+  leaves = tuple(leaves_of(family, model))
+  wanted = {name: leaf for leaf in leaves for _, name in leaf.places()}
+  ignored = [name for name in found if any(re.fullmatch(pattern, name) for pattern in family.ignored)]
+  problems = {
+    "missing": [name for name in wanted if name not in found],
+    "unknown": [name for name in found if name not in wanted and name not in ignored],
+    "of another shape": [
+      f"{name} {list(found[name].shape)} instead of {list(leaf.stored_shape)}"
+      for name, leaf in wanted.items()
+      if name in found and found[name].shape != leaf.stored_shape
+    ],
+    "not of a floating-point type": [name for name in wanted if name in found and found[name].dtype is None],
+  }
+  if any(problems.values()):
+    listed = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
+    raise ConfigError(f"{directory}: tensors {listed}")
+  return Checkpoint(directory, family, values, model, leaves, found, tuple(ignored))
+
+
+def load(checkpoint: Checkpoint, shardings: Mapping[str, jax.sharding.Sharding] | None = None) -> dict[str, jax.Array]:
+  """Parameters by name, fp32, read one tensor at a time onto their shards.
+
+  shardings: by name; the default device without. No more than one shard of one parameter is on the host beside them.
+  """
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  place = shardings or dict.fromkeys((leaf.name for leaf in checkpoint.leaves), here)
+  return {leaf.name: _load_leaf(leaf, checkpoint.found, place[leaf.name]) for leaf in checkpoint.leaves}
+
+
+def save(model: Model, params: Mapping[str, Any], family: Family, directory: Path, dtype: str = "float32") -> None:
+  """Writes params (by name) as one safetensors file, or as several with an index where they are large."""
+  from safetensors.numpy import save_file
+
+  host = functools.cache(lambda name: np.asarray(params[name]))
+  parts: dict[str, list[tuple[Leaf, tuple[int, ...]]]] = {}
+  for leaf in leaves_of(family, model):
+    for index, name in leaf.places():
+      parts.setdefault(name, []).append((leaf, index))
+  kind = np.dtype(TYPES[dtype])
+  size = lambda name: math.prod(parts[name][0][0].stored_shape) * kind.itemsize
+  files = _split(sorted(parts), size)
+  names = (
+    [tensors.SINGLE] if len(files) == 1 else [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
+  )
+  for file, chosen in zip(names, files, strict=True):
+    values = {}
+    for name in chosen:
+      ordered = sorted(parts[name], key=lambda part: part[0].weight.part)
+      axis = 0 if ordered[0][0].weight.transposed else -1
+      pieces = [leaf.to_stored(host(leaf.name)[index]) for leaf, index in ordered]
+      joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis)
+      values[_file_name(family, name)] = np.ascontiguousarray(joined.astype(kind))
+    save_file(values, directory / file, metadata={"format": "pt"})
+  if len(files) > 1:
+    weight_map = {_file_name(family, name): file for file, chosen in zip(names, files, strict=True) for name in chosen}
+    total = sum(map(size, parts))
+    (directory / tensors.INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2))
+
+
+def labels(checkpoint: Checkpoint) -> tuple[str, ...]:
+  """The classifier's labels in the order of its outputs, () without a classifier.
+
+  Raises:
+    ConfigError: id2label that does not fit the outputs.
+  """
+  spec = dict(checkpoint.model.heads).get("classify")
+  if spec is None or not spec.num_outputs:
+    return ()
+  names = {int(i): str(label) for i, label in (checkpoint.settings.get("id2label") or {}).items()}
+  found = tuple(names.get(i, f"LABEL_{i}") for i in range(spec.num_outputs))
+  if len(names) > spec.num_outputs or len(set(found)) < len(found):
+    raise ConfigError(
+      f"{checkpoint.directory}: id2label has {len(set(names.values()))} labels, the classifier {spec.num_outputs} outputs"
+    )
+  return found
+
+
+def leaves_of(family: Family, model: Model) -> Iterator[Leaf]:
+  """The parameters of a model with what the family says of them."""
+  weights = {weight.name: weight for group in (family.weights, *family.heads.values()) for weight in group}
+  for name, box in tree.flatten(jax.eval_shape(model.init, jax.random.key(0))).items():
+    assert name in weights, f"{family.model_type}: the family file does not say where {name} stands"
+    shape, dims = box.value.shape, box.names
+    stacked = sum(name in ("layers", "experts") for name in dims[:2]) if dims[0] == "layers" else 0
+    matrix = None
+    if name.endswith("kernel"):
+      _, rows, columns = kernel_dims(dims)
+      matrix = math.prod(shape[i] for i in rows), math.prod(shape[i] for i in columns)
+    yield Leaf(name, shape, stacked, matrix, weights[name])
+
+
+def _load_leaf(leaf: Leaf, found: Mapping[str, Tensor], sharding: jax.sharding.Sharding) -> jax.Array:
+  places = dict(leaf.places())
+
+  def read(index: tuple[slice, ...]) -> np.ndarray:
+    whole = [range(*s.indices(n)) for s, n in zip(index, leaf.shape, strict=True)]
+    out = np.empty([len(r) for r in whole], np.float32)
+    inner = index[leaf.stacked :]
+    for place in itertools.product(*whole[: leaf.stacked]):
+      target = tuple(i - r.start for i, r in zip(place, whole, strict=False))
+      out[target] = leaf.from_stored(found[places[place]].read())[inner]
+    return out
+
+  return jax.make_array_from_callback(leaf.shape, sharding, cast(Any, read))
+
+
+def _canonical(directory: Path, family: Family, cfg: TransformerConfig, found: dict[str, Tensor]) -> dict[str, Tensor]:
+  """The tensors by the names of the family file, without prefix, old spellings and second copies."""
+  embed = next(weight.theirs for weight in family.weights if weight.name == "backbone/embed/embedding")
+  prefix = next((prefix for prefix in family.prefixes if prefix + embed in found), None)
+  if prefix is None:
+    expected = " or ".join(prefix + embed for prefix in family.prefixes)
+    raise ConfigError(f"{directory}: has no tensor {expected}, which a {family.model_type} has")
+  spelled = lambda name: re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name.removeprefix(prefix)))
+  file_names = {theirs: ours for ours, theirs in family.renamed.items()}
+  named = {file_names.get(spelled(name), spelled(name)): tensor for name, tensor in found.items()}
+  for copy, original in family.copies:
+    if copy not in named or (original == embed and not cfg.tied):
+      continue
+    if original in named and not np.array_equal(named[copy].read(), named[original].read()):
+      raise ConfigError(f"{directory}: {copy} differs from {original}, but config.json says that they are tied")
+    named.setdefault(original, named.pop(copy))
+  return named
+
+
+def _heads(family: Family, cfg: TransformerConfig, found: Mapping[str, Tensor]) -> Iterator[tuple[str, HeadSpec]]:
+  theirs = {weight.name: weight.theirs for group in (family.weights, *family.heads.values()) for weight in group}
+  for kind in family.heads:
+    name, marker = HEADS[kind]
+    if kind == "lm" and cfg.tied:
+      if theirs[HEADS["classifier"][1]] not in found:
+        yield name, HeadSpec(kind)  # the embedding table is all it needs
+    elif theirs[marker] in found:
+      yield name, HeadSpec(kind, found[theirs[marker]].shape[0] if kind == "classifier" else 0)
+    elif kind == "classifier" and theirs.get(POOLER) in found and cfg.pooler == "tanh":
+      yield name, HeadSpec(kind, 0)  # the pooler alone
+
+
+def _file_name(family: Family, name: str) -> str:
+  """A tensor's name in a file that is written."""
+  of_heads = {weight.theirs for group in family.heads.values() for weight in group}
+  return name if name in of_heads else family.prefixes[0] + family.renamed.get(name, name)
+
+
+def _split(names: Iterable[str], size: Any) -> list[list[str]]:
+  """The names over files of at most SHARD_BYTES, or of one tensor."""
+  files, filled = [[]], 0
+  for name in names:
+    if files[-1] and filled + size(name) > SHARD_BYTES:
+      files.append([])
+      filled = 0
+    files[-1].append(name)
+    filled += size(name)
+  return files
+
+
+def _some(names: list[str], most: int = 20) -> str:
+  more = f" and {len(names) - most} more" if len(names) > most else ""
+  return ", ".join(names[:most]) + more

@@ -1,0 +1,155 @@
+"""Any checkpoint as a value: a Hugging Face directory or id, or the workdir of a run; and the way back to Hugging Face."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm import saved, tree
+from lm.config import ConfigError
+from lm.data.hf_tokenizer_export import to_huggingface
+from lm.data.tokenizer import Tokenizer
+from lm.files import write_json
+from lm.interop import settings, weights
+from lm.models.heads import HeadSpec
+from lm.models.model import Model
+from lm.tasks.classify import Classify, pool
+from lm.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+  """A model with its parameters, tokenizer and the tasks of its heads.
+
+  token_ids: what a config.json says of special tokens, {"pad_token_id": 0, ...}.
+  """
+
+  model: Model
+  params: dict[str, Any]
+  tokenizer: Tokenizer | None = None
+  tasks: Mapping[str, Task] = dataclasses.field(default_factory=dict)
+  token_ids: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def labels(self) -> tuple[str, ...]:
+    """Of its classifier, in the order of its outputs; () without one."""
+    return next((task.labels for task in self.tasks.values() if isinstance(task, Classify)), ())
+
+  @property
+  def pooling(self) -> str:
+    """What the classifier reads of the hidden states, "" as the model does."""
+    return next((task.pooling for task in self.tasks.values() if isinstance(task, Classify)), "")
+
+  @property
+  def kind(self) -> str:
+    """The kind of the head that an export keeps, "" if there is no more than a pooler."""
+    kinds = [spec.kind for _, spec in self.model.heads if spec.kind != "classifier" or spec.num_outputs]
+    return kinds[0] if kinds else ""
+
+  def run(self, tokens, segment_ids=None, positions=None, attention_mask=None) -> dict[str, np.ndarray]:
+    """What the model says of arrays [B, T]: hidden_states [L + 1, B, T, D] and, where it has them, logits and pooled [B, D].
+
+    hidden_states are in transformers' order: the embedding's output, each block's, the last one after the final norm.
+    logits: [B, T, V] of a vocabulary's head, [B, N] of a classifier.
+
+    Args:
+      segment_ids: equal in tokens that see each other, 0 on padding; all 1 if not given.
+      positions: counted in each segment if not given.
+      attention_mask: 1 on tokens, 0 on padding, instead of segment_ids.
+    """
+    inputs = _inputs(np.asarray(tokens), segment_ids, positions, attention_mask)
+    return {name: np.asarray(value) for name, value in _run(self.model, self.pooling, self.params, inputs).items()}
+
+
+def load_pretrained(path: str | Path, checkpoint: str | int = "last") -> Pretrained:
+  """The checkpoint of a Hugging Face directory or id, or of a workdir; it computes in fp32.
+
+  checkpoint: of a workdir: "last", "best" or the number of a step.
+
+  Raises:
+    ConfigError: neither of both, or files that do not fit each other; it lists what is wrong.
+  """
+  folder = saved.find(str(path), "path")
+  model, params = saved.load_model(folder, checkpoint)
+  tok = saved.find_tokenizer(folder)
+  if tok is not None and tok.vocab_size > model.cfg.vocab_size:
+    raise ConfigError(f"{folder}: its tokenizer has {tok.vocab_size} pieces, its embedding table {model.cfg.vocab_size} rows")
+  return Pretrained(
+    model=dataclasses.replace(model, dtype="float32"),
+    params=params,
+    tokenizer=tok,
+    tasks=saved.load_tasks(folder, checkpoint),
+    token_ids=saved.token_ids(folder),
+  )
+
+
+def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = "float32") -> dict[str, Any]:
+  """Writes what transformers loads: config.json, safetensors, and tokenizer files where there is a tokenizer.
+
+  Of several heads only that of `pretrained.kind` is written. Returns what stands in config.json. dtype: of the tensors:
+  float32, bfloat16 or float16.
+
+  Raises:
+    ConfigError: a model that no architecture of transformers is; it says in what the nearest differs.
+  """
+  folder, model, kind = Path(directory), pretrained.model, pretrained.kind
+  cfg = model.cfg
+  family = settings.nearest(cfg)
+  written = settings.write(family, cfg) | {"architectures": [family.classes[kind]], "dtype": dtype}
+  written |= pretrained.token_ids
+  if kind == "classifier":
+    written |= settings.write_pooling(family, cfg.causal, pretrained.pooling)
+    written["id2label"] = {str(i): label for i, label in enumerate(pretrained.labels)}
+    written["label2id"] = {label: i for i, label in enumerate(pretrained.labels)}
+  kept = [(name, spec) for name, spec in model.heads if spec.kind == kind or not kind]
+  folder.mkdir(parents=True, exist_ok=True)
+  weights.save(dataclasses.replace(model, heads=tuple(kept)), tree.flatten(pretrained.params), family, folder, dtype)
+  write_json(folder / "config.json", written)
+  if kind == "lm":
+    ids = {name: value for name, value in pretrained.token_ids.items() if name.split("_")[0] in ("bos", "eos", "pad")}
+    write_json(folder / "generation_config.json", ids)
+  if pretrained.tokenizer is not None:
+    to_huggingface(pretrained.tokenizer, folder, cfg.max_len, cfg.causal, cfg.token_types > 1)
+  return written
+
+
+def _inputs(tokens_BT, segment_ids, positions, attention_mask) -> dict[str, jax.Array]:
+  if tokens_BT.ndim != 2:
+    raise ConfigError(f"tokens: expected [B, T], got the shape {list(tokens_BT.shape)}")
+  if segment_ids is not None and attention_mask is not None:
+    raise ConfigError("segment_ids and attention_mask: give one of them")
+  given = attention_mask if segment_ids is None else segment_ids
+  segment_ids_BT = np.ones_like(tokens_BT) if given is None else np.asarray(given)
+  if positions is None:
+    starts_BT = np.concatenate([np.ones_like(segment_ids_BT[:, :1]), np.diff(segment_ids_BT, axis=1) != 0], axis=1)
+    slots_BT = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    positions = slots_BT - np.maximum.accumulate(np.where(starts_BT, slots_BT, 0), axis=1)
+  arrays = {"tokens": tokens_BT, "segment_ids": segment_ids_BT, "positions": np.asarray(positions)}
+  for name, array in arrays.items():
+    if array.shape != tokens_BT.shape:
+      raise ConfigError(f"{name}: expected the shape of tokens {list(tokens_BT.shape)}, got {list(array.shape)}")
+  rows = {"row": np.arange(len(tokens_BT))}
+  return {name: jnp.asarray(array, jnp.int32) for name, array in (arrays | rows).items()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(model: Model, pooling: str, params: dict, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  states_LBTD = model.hidden_states(params, inputs)
+  h_BTD, row_B = states_LBTD[-1], inputs["row"]
+  found = {"hidden_states": states_LBTD}
+  for name, spec in model.heads:
+    if spec.kind != "classifier":
+      found["logits"] = model.logits(params, name, h_BTD, row_B)
+      continue
+    if spec.num_outputs:
+      read_BD = pool(h_BTD, inputs["segment_ids"], pooling or ("last" if model.cfg.causal else "first"))
+      found["logits"] = model.logits(params, name, read_BD, row_B)
+    if model.cfg.pooler == "tanh":
+      alone = dataclasses.replace(model, heads=((name, HeadSpec("classifier", 0)),))
+      found["pooled"] = alone.logits(params, name, h_BTD[:, 0], row_B)
+  return found

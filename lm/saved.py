@@ -1,0 +1,133 @@
+"""What was trained, read back: from the workdir of a run, or from a Hugging Face directory. Both answer the same questions."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm import checkpoint, device, plug, record, sharding, tree
+from lm.config import ConfigError, Plug, parse_plug
+from lm.data import hf_tokenizer
+from lm.data import tokenizer as tokenizers
+from lm.data.tokenizer import Tokenizer
+from lm.files import read_json
+from lm.interop import hub, settings, weights
+from lm.models.model import Model
+from lm.models.transformer_config import TransformerConfig
+from lm.tasks.task import Task
+
+# What a tokenizer of a Hugging Face directory is read from.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *hf_tokenizer.SENTENCEPIECE, hf_tokenizer.SHIFTED)
+# The task that reads a head of a Hugging Face checkpoint, by the head's kind.
+TASKS = {"lm": "causal", "mlm": "mlm", "classifier": "classify"}
+
+
+def find(path_or_id: str, setting: str) -> Path:
+  """The folder of a workdir or a Hugging Face checkpoint, by its path or the hub's id.
+
+  Raises:
+    ConfigError: it is neither of both; it names the setting.
+  """
+  try:
+    folder = hub.resolve(path_or_id)
+  except ConfigError as error:
+    raise ConfigError(f"{setting}={error}") from error
+  if not (folder / "config.json").is_file():
+    raise ConfigError(
+      f"{setting}={path_or_id!r}: not the workdir of a run and no Hugging Face directory (no config.json there)"
+    )
+  return folder
+
+
+def is_workdir(path: Path) -> bool:
+  """Whether a run left its manifest there; a Hugging Face directory has none."""
+  return (path / "manifest.json").is_file()
+
+
+def read_architecture(path: Path) -> TransformerConfig:
+  """What the model is, every field resolved."""
+  return record.read_architecture(path) if is_workdir(path) else settings.read(path)[1]
+
+
+def load_params(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | None = None) -> tuple[int, dict[str, Any]]:
+  """Step and full plain parameters (PEFT leaves merged) by name: host arrays of a workdir's checkpoint, else on the mesh.
+
+  which: "last", "best" or a step, of a workdir. What a PEFT run did not save is that of the base at the step where the run
+  started from it; its base is looked for by `record.find_base`. The step of a Hugging Face directory is 0.
+  """
+  if not is_workdir(path):
+    found = weights.scan(path)
+    boxed = jax.eval_shape(found.model.init, jax.random.key(0))
+    return 0, weights.load(found, sharding.by_name(boxed, mesh) if mesh else None)
+  cfg = record.load_config(path)
+  step, kept = checkpoint.load_params(path / "checkpoints", which)
+  flat = tree.flatten(kept)
+  base_path = None if cfg.peft == Plug("full") else record.find_base(path)
+  if base_path:
+    base = record.read_manifest(path)["base"]
+    _, below = load_params(base_path, base["step"])
+    if tree.sha256(tree.unflatten(below)) != base["sha256"]:
+      raise ConfigError(f"config.init_from={cfg.init_from!r} of {path}: its parameters changed since that run started")
+    flat = below | flat
+  merged = plug.make("peft", cfg.peft).merge(tree.unflatten(flat))
+  return step, {name: np.asarray(value) for name, value in tree.flatten(merged).items()}
+
+
+def load_model(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | None = None) -> tuple[Model, dict[str, Any]]:
+  """Model (with the heads that were trained) and parameter tree, for inference; arguments as `load_params` takes them."""
+  _, flat = load_params(path, which, mesh)
+  dtype = record.load_config(path).dtype if is_workdir(path) else "auto"
+  compute = device.compute_dtype(dtype, jax.devices()[0])
+  if not is_workdir(path):
+    return dataclasses.replace(weights.scan(path).model, dtype=compute), tree.unflatten(flat)
+  heads = {(task.head, task.head_spec) for task in load_tasks(path, which).values()}
+  return Model(record.read_architecture(path), tuple(sorted(heads)), compute), tree.unflatten(flat)
+
+
+def find_tokenizer(path: Path) -> Tokenizer | None:
+  """The copy in a workdir, so that it stays whole when the original moves; that of a Hugging Face directory. None without."""
+  if is_workdir(path):
+    kept = record.read_manifest(path)["tokenizer"]
+    return tokenizers.load(tokenizers.saved_path(path, kept)) if kept else None
+  return tokenizers.load(str(path)) if any((path / name).is_file() for name in TOKENIZER_FILES) else None
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+  """The same.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  tok = find_tokenizer(path)
+  if tok is None:
+    raise ConfigError(f"{path}: has no tokenizer files ({', '.join(TOKENIZER_FILES)})")
+  return tok
+
+
+def token_ids(path: Path) -> dict[str, Any]:
+  """What a config.json says of special tokens, {"pad_token_id": 0, ...}: that of a Hugging Face directory or of what was imported
+  from one, else by the tokenizer.
+  """
+  theirs = record.read_manifest(path).get("token_ids", {}) if is_workdir(path) else read_json(path / "config.json")
+  tok = find_tokenizer(path)
+  ours = {f"{name}_token_id": getattr(tok, f"{name}_id", None) for name in ("pad", "bos", "eos", "cls", "sep")}
+  known = {name: i for name, i in ours.items() if i is not None and i >= 0}
+  return {name: value for name, value in theirs.items() if name.endswith("_token_id")} or known
+
+
+def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
+  """Tasks by stream, as a checkpoint keeps them: with what the run took from its data (a label set).
+
+  A Hugging Face directory has the tasks of its heads.
+  """
+  if is_workdir(path):
+    folder = path / "checkpoints"
+    kept = checkpoint.read_progress(folder / str(checkpoint.choose(folder, which)))["tasks"]
+    return {key: plug.make("task", parse_plug(f"{path}: task", value)) for key, value in kept.items()}
+  found = weights.scan(path)
+  kinds = [spec.kind for _, spec in found.model.heads if spec.kind != "classifier" or spec.num_outputs]
+  options = {"labels": weights.labels(found), "pooling": settings.read_pooling(found.family, found.settings)}
+  plugs = {TASKS[kind]: tuple(options.items()) if kind == "classifier" else () for kind in kinds}
+  return {name: plug.make("task", Plug(name, given)) for name, given in plugs.items()}

@@ -1,0 +1,51 @@
+"""python -m tools.convert import|export|check: between Hugging Face directories and workdirs.
+
+import --from DIR_OR_ID --to OUT                       a workdir for config.init_from, which also takes DIR_OR_ID itself
+export --from WORKDIR --to DIR [--push user/name]      a directory that transformers loads
+check --from DIR --input tokens.npz --output out.npz   what a checkpoint of either format computes
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lm import convert
+from lm.interop.weights import TYPES
+from lm.main import set_up_process
+
+
+def main() -> int:
+  """Exit code: 0 done, 2 bad input."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  commands = parser.add_subparsers(dest="command", required=True)
+  importing, exporting, checking = map(commands.add_parser, ("import", "export", "check"))
+  for command in (importing, exporting, checking):
+    command.add_argument("--from", dest="source", required=True, help="workdir, Hugging Face directory, or id of the hub")
+  for command in (importing, exporting):
+    command.add_argument("--to", type=Path, required=True, help="folder to write, new or empty")
+  exporting.add_argument("--checkpoint", default="last", help="of a workdir: last, best or a step")
+  exporting.add_argument("--dtype", choices=tuple(TYPES), default="float32", help="of the tensors")
+  exporting.add_argument("--push", default="", help="user/name to upload to")
+  checking.add_argument(
+    "--input", type=Path, required=True, help="npz with tokens [B, T], perhaps segment_ids, positions, attention_mask"
+  )
+  checking.add_argument("--output", type=Path, required=True, help="npz with logits, hidden_states [L + 1, B, T, D], pooled")
+  args = parser.parse_args()
+  set_up_process()
+  try:
+    if args.command == "import":
+      print(convert.import_checkpoint(args.source, args.to))
+    elif args.command == "export":
+      print(convert.export_checkpoint(args.source, args.to, args.checkpoint, args.dtype))
+      if args.push:
+        print(convert.push(args.to, args.push))
+    else:
+      print(convert.check(args.source, args.input, args.output))
+  except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
