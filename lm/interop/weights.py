@@ -133,6 +133,10 @@ def save(model: Model, params: Mapping[str, Any], family: Family, directory: Pat
   from safetensors.numpy import save_file
 
   host = functools.cache(lambda name: np.asarray(params[name]))
+  bare = not any(spec.kind != "classifier" or spec.num_outputs for _, spec in model.heads)
+  of_heads = {weight.theirs for group in family.heads.values() for weight in group}
+  prefix = "" if bare else family.prefixes[0]  # transformers saves a bare backbone without
+  file_name = lambda name: name if name in of_heads else prefix + family.renamed.get(name, name)
   parts: dict[str, list[tuple[Leaf, tuple[int, ...]]]] = {}
   for leaf in leaves_of(family, model):
     for index, name in leaf.places():
@@ -150,10 +154,10 @@ def save(model: Model, params: Mapping[str, Any], family: Family, directory: Pat
       axis = 0 if ordered[0][0].weight.transposed else -1
       pieces = [leaf.to_stored(host(leaf.name)[index]) for leaf, index in ordered]
       joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis)
-      values[_file_name(family, name)] = np.ascontiguousarray(joined.astype(kind))
+      values[file_name(name)] = np.ascontiguousarray(joined.astype(kind))
     save_file(values, directory / file, metadata={"format": "pt"})
   if len(files) > 1:
-    weight_map = {_file_name(family, name): file for file, chosen in zip(names, files, strict=True) for name in chosen}
+    weight_map = {file_name(name): file for file, chosen in zip(names, files, strict=True) for name in chosen}
     total = sum(map(size, parts))
     (directory / tensors.INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2))
 
@@ -235,12 +239,6 @@ def _heads(family: Family, cfg: TransformerConfig, found: Mapping[str, Tensor]) 
       yield name, HeadSpec(kind, found[theirs[marker]].shape[0] if kind == "classifier" else 0)
     elif kind == "classifier" and theirs.get(POOLER) in found and cfg.pooler == "tanh":
       yield name, HeadSpec(kind, 0)  # the pooler alone
-
-
-def _file_name(family: Family, name: str) -> str:
-  """A tensor's name in a file that is written."""
-  of_heads = {weight.theirs for group in family.heads.values() for weight in group}
-  return name if name in of_heads else family.prefixes[0] + family.renamed.get(name, name)
 
 
 def _split(names: Iterable[str], size: Any) -> list[list[str]]:
