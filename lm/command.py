@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lm import config, plug
 from lm.config import Config, ConfigError
@@ -14,7 +15,7 @@ from lm.config import Config, ConfigError
 USAGE = """usage: python -m lm.main --config=FILE[:ARGUMENT] [--workdir=DIR] [--config.SETTING=VALUE ...]
        python -m lm.main --mode=show --config=FILE[:ARGUMENT] [--config.SETTING=VALUE ...]
        python -m lm.main --mode=evaluate --workdir=DIR [--checkpoint=best|last|STEP]
-       python -m lm.main --mode=predict --workdir=DIR --input=ROWS --output=FILE [--checkpoint=best|last|STEP]
+       python -m lm.main --mode=predict --workdir=DIR --input=ROWS --output=FILE [--checkpoint=...] [--text=COLUMN ...]
        python -m lm.main --list[=configs|tasks|models|peft|sources|optimizers|evaluators]
 
   --config          a file with get_config(argument), e.g. configs/tiny.py or configs/tiny.py:smoke
@@ -26,9 +27,16 @@ USAGE = """usage: python -m lm.main --config=FILE[:ARGUMENT] [--workdir=DIR] [--
   --checkpoint      which one to evaluate or to predict with: best, last (the default) or a step
   --input           rows to predict: csv, tsv, jsonl, parquet, or txt with a text per line
   --output          predictions as jsonl, a line per row in the order of the input; a killed run goes on where it stopped
+  --task            whose predictions, where a run has several tasks that predict
+  --text            column of the text to predict, or two: --text=question,answer
+  --encoding, --delimiter, --quoting, --on_bad_row
+                    how the rows are read, as the options of data.table (--list=sources); what is not given, --text too,
+                    is as the run read its data. --on_bad_row=skip gives rows that are bad a line without a prediction
   --list            what there is of a kind, with its arguments
 """
 
+# Flags of predict that say how its rows are read: options of the source `table`.
+READING = ("text", "encoding", "delimiter", "quoting", "on_bad_row")
 # Flag -> the modes that read it. Elsewhere it would have no effect, which is an error.
 FLAGS = {
   "mode": ("train", "show", "evaluate", "predict"),
@@ -38,6 +46,8 @@ FLAGS = {
   "checkpoint": ("evaluate", "predict"),
   "input": ("predict",),
   "output": ("predict",),
+  "task": ("predict",),
+  **dict.fromkeys(READING, ("predict",)),
 }
 NEEDED = {"train": ("config",), "show": ("config",), "evaluate": ("workdir",), "predict": ("workdir", "input", "output")}
 SWITCHES = ("--help", "-h", "--accept_changes", "--list")  # need no value
@@ -55,6 +65,8 @@ class Command:
   checkpoint: str = "last"
   input: str = ""
   output: str = ""
+  task: str = ""
+  reading: tuple[tuple[str, Any], ...] = ()  # those of READING that are given
   kind: str = ""  # of --list; "" is all
   overrides: tuple[tuple[str, str], ...] = ()
 
@@ -89,7 +101,8 @@ def parse(argv: Sequence[str]) -> Command:
   if missing:
     raise ConfigError(f"--{missing[0]}: missing; --mode={mode} needs it (see --help)")
   accept = given.pop("accept_changes", None) is not None
-  return Command(**{**given, "mode": mode}, accept_changes=accept, overrides=tuple(overrides))
+  reading = tuple((name, given.pop(name)) for name in READING if name in given)
+  return Command(**{**given, "mode": mode}, accept_changes=accept, reading=reading, overrides=tuple(overrides))
 
 
 def workdir(command: Command, cfg: Config) -> Path:

@@ -94,7 +94,7 @@ def _predict(command: Command) -> int:
   predict.check_paths(source, target)
   print(set_up_process())
   model = predictor.load(workdir, command.checkpoint)
-  rows = predict.predict_file(model, source, target)
+  rows = predict.predict_file(model, source, target, command.task, **dict(command.reading))
   print(f"{target}: {rows:,} rows, predicted with step {model.step} of {workdir}")
   return 0
 

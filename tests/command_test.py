@@ -22,6 +22,8 @@ def test_flags_and_overrides():
   assert command.parse(["--config=a.py", "--accept_changes", "--workdir=w"]).accept_changes
   asked = command.parse(["--mode=predict", "--workdir=w", "--input=a.csv", "--output", "b.jsonl", "--checkpoint=30"])
   assert (asked.mode, asked.input, asked.output, asked.checkpoint) == ("predict", "a.csv", "b.jsonl", "30")
+  asked = command.parse(["--mode=predict", "--workdir=w", "--input=a", "--output=b", "--text=a,b", "--delimiter=;"])
+  assert asked.reading == (("text", "a,b"), ("delimiter", ";"))
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,7 @@ def test_flags_and_overrides():
     (["--help=me"], "--help=me: --help takes no value"),
     (["--config=a.py", "--accept_changes=yes"], "--accept_changes=yes: --accept_changes takes no value"),
     (["--config=a.py", "--input=a.csv"], "--input: has no effect with --mode=train"),
+    (["--config=a.py", "--text=a"], "--text: has no effect with --mode=train"),
     (["--config=a.py", "--checkpoint=best"], "--checkpoint: has no effect with --mode=train"),
     (["--mode=show", "--config=a.py", "--workdir=w"], "--workdir: has no effect with --mode=show"),
     (["--mode=evaluate", "--workdir=w", "--config.seed=1"], "--config.seed: has no effect with --mode=evaluate"),

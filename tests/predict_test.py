@@ -156,11 +156,16 @@ def test_text_columns_are_those_of_the_runs_data_unless_named(model, tmp_path):
 @pytest.mark.parametrize(
   ("name", "content", "words"),
   [
-    ("in.csv", b"body,n\na,1\n", r"data.text='text': no such column in .*in\.csv; its columns, the nearest first: 'n', 'body'"),
-    ("in.csv", b"text\na\nb,c\n", r"in\.csv line 3: 2 cells where the first row has 1"),
+    ("in.csv", b"body,n\na,1\n", r"--text='text': no such column in .*in\.csv; its columns, the nearest first: 'n', 'body'"),
+    ("in.csv", b"text;n\na;1\n", r"--text='text': no such .*; did you mean --delimiter=';'\?"),
+    ("in.csv", b"text\n\xff\n", r"accepted is another --encoding"),
+    ("in.csv", b'text\n"a\nb\n', r"--quoting=false takes them as text"),
+    ("in.csv", b"text\na\nb,c\n", r"in\.csv line 3: 2 cells where the first row has 1; 1 of 2 rows is bad.*--on_bad_row=skip"),
+    ("in.csv", b'text,n\na,1\n"",2\n ,3\n', r"in\.csv line 3: 'text' is empty; 2 of 3 rows are bad"),
     ("in.csv", b"text\n", "has no rows"),
     ("in.jsonl", b'{"text": "a"}\n{"text": \n', r"in\.jsonl line 2: bad JSON"),
-    ("in.jsonl", b'{"text": 3}\n', r"in\.jsonl line 1: 'text' holds no text"),
+    ("in.jsonl", b'{"text": [3]}\n', r"in\.jsonl line 1: 'text' holds a list"),
+    ("in.jsonl", b'{"text": null}\n', r"in\.jsonl line 1: 'text' is empty"),
     ("in.xml", b"<a/>", r"accepted are files that end in \.csv"),
     ("in.jsonl", None, "no such file"),
   ],
@@ -174,8 +179,64 @@ def test_bad_rows_are_one_line_and_nothing_is_written(name, content, words, mode
   assert not (tmp_path / "sub").exists()
 
 
-def test_rows_before_a_bad_one_are_kept(model, tmp_path):
-  (tmp_path / "in.jsonl").write_text('{"text": "good"}\n' * 17 + "bad\n")
-  with pytest.raises(ConfigError, match=r"in\.jsonl line 18: bad JSON"):
-    predict.predict_file(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
-  assert len(lines(tmp_path / "out.jsonl")) == 16
+def test_bad_rows_keep_their_place_where_they_are_skipped(model, tmp_path, capsys):
+  file, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+  good = [json.dumps({"text": text}) for text in TEXTS[:20]]
+  file.write_text("\n".join([*good[:3], "bad", '{"text": " ", "n": 1}', *good[3:]]))
+  assert predict.predict_file(model, file, out, on_bad_row="skip") == 22
+  assert "in.jsonl line 4: bad JSON" in capsys.readouterr().err
+  found = lines(out)
+  assert found[3] == {"id": 3, "error": "bad JSON (Expecting value)"}
+  assert found[4] == {"id": 4, "text": " ", "n": 1, "error": "'text' is empty"}
+  expected = [row["label"] for row in model.predict(TEXTS[:20])]
+  assert [row["label"] for row in found if "error" not in row] == expected
+  import dataclasses
+
+  trained = dataclasses.replace(model, data={"classify": {"on_bad_row": "skip"}})
+  assert predict.predict_file(trained, file, tmp_path / "as_the_run.jsonl") == 22
+
+
+def test_how_rows_are_read_can_be_given(model, tmp_path):
+  file = tmp_path / "in.csv"
+  file.write_bytes('review;n\n"caf\xe9;1\n'.encode("cp1252"))
+  how = {"text": "review", "encoding": "cp1252", "delimiter": ";", "quoting": "false"}
+  predict.predict_file(model, file, tmp_path / "out.jsonl", **how)
+  assert lines(tmp_path / "out.jsonl")[0]["review"] == '"caf\xe9'
+  with pytest.raises(ConfigError, match="made with another quoting"):
+    predict.predict_file(model, file, tmp_path / "out.jsonl", **how | {"quoting": "true"})
+
+
+@pytest.mark.parametrize(
+  ("how", "words"),
+  [
+    ({"text": "a,b"}, "--text=a,b: the run's task reads one column"),
+    ({"encoding": "utf9"}, "--encoding='utf9': accepted are text encodings"),
+    ({"delimiter": "::"}, "--delimiter='::': accepted is one character"),
+    ({"quoting": "no"}, "--quoting: expected true or false, got 'no'"),
+    ({"on_bad_row": "drop"}, "--on_bad_row='drop': accepted are error, skip"),
+    ({"columns": "a"}, "unknown option 'columns'; there are text, encoding"),
+  ],
+)
+def test_another_way_of_reading_is_one_line(how, words, model, tmp_path):
+  (tmp_path / "in.csv").write_text("text\na\n")
+  with pytest.raises(ConfigError, match=words):
+    predict.predict_file(model, tmp_path / "in.csv", tmp_path / "out.jsonl", **how)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out", "out.parquet"])
+def test_an_output_that_promises_another_format_is_refused(name, model, tmp_path):
+  (tmp_path / "in.txt").write_text("a")
+  with pytest.raises(
+    ConfigError, match=f"--output=.*{name}: a JSON object per line is written; accepted are .* .jsonl or .json"
+  ):
+    predict.predict_file(model, tmp_path / "in.txt", tmp_path / name)
+
+
+def test_progress_and_where_it_goes_on_are_said(model, tmp_path, capsys, monkeypatch):
+  file, out = write_csv(tmp_path / "in.csv"), tmp_path / "out.jsonl"
+  monkeypatch.setattr(predict, "SAY_EVERY", 0.0)
+  predict.predict_file(model, file, out)
+  assert "8 of 40 rows\n16 of 40 rows\n" in capsys.readouterr().err
+  out.write_text("".join(out.read_text().splitlines(keepends=True)[:20]))
+  predict.predict_file(model, file, out)
+  assert capsys.readouterr().err.startswith(f"{out}: goes on after 16 of 40 rows\n24 of 40 rows\n")

@@ -15,9 +15,9 @@ from typing import Any
 
 from lm.config import ConfigError
 
+BAD_ROWS = ("error", "skip")  # what a reader may do with them
 MAX_CELL = 2**31 - 1  # characters; the csv module refuses cells of more than 131,072 unless told
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-QUOTES = "quotes do not pair up, data.quoting=false takes them as text"
 PEEK = 1000  # rows of jsonl whose columns are all that there are
 
 Cells = dict[str, Any]
@@ -28,7 +28,7 @@ Wanted = Sequence[tuple[str, str]]  # (setting, column) pairs
 
 @dataclasses.dataclass(frozen=True)
 class RowFile:
-  """A file and how it is read. setting: the one that named it, for errors.
+  """A file and how it is read. setting: the one that named it, for errors; prefix: of the names of the other ones.
 
   delimiter, quoting: of csv and tsv. Without quoting a quote is a character like others.
   """
@@ -36,20 +36,38 @@ class RowFile:
   path: str
   setting: str = "data.path"
   encoding: str = "utf-8-sig"
-  delimiter: str = ""  # "": a comma in csv, a tab in tsv
+  delimiter: str = ""  # "": a comma in csv, a tab in tsv; a tab may be written as \t
   quoting: bool = True
+  prefix: str = "data."
 
   @property
   def suffix(self) -> str:
     """What the file is, e.g. ".csv"."""
     return Path(self.path).suffix.lower()
 
+  @property
+  def separator(self) -> str:
+    """The delimiter that is used."""
+    return {"": DELIMITERS.get(self.suffix, ""), "\\t": "\t"}.get(self.delimiter, self.delimiter)
+
+  @property
+  def quotes(self) -> str:
+    """What is wrong where quotes are."""
+    return f"quotes do not pair up, {self.prefix}quoting=false takes them as text"
+
   def check(self) -> None:
-    """Raises ConfigError if there is no such file, or it is none that can be read."""
+    """Raises ConfigError if there is no such file, or it is none that can be read, or not so."""
     if self.suffix not in READERS:
       raise ConfigError(f"{self.setting}={self.path!r}: accepted are files that end in {', '.join(READERS)}")
     if not Path(self.path).is_file():
       raise ConfigError(f"{self.setting}={self.path!r}: no such file")
+    if len(self.separator) > 1 or self.separator in ('"', "\r", "\n"):
+      raise ConfigError(f"{self.prefix}delimiter={self.delimiter!r}: accepted is one character, no quote and no line break")
+    try:
+      "".encode(self.encoding)
+    except LookupError as error:
+      accepted = "accepted are text encodings such as utf-8 or gb18030"
+      raise ConfigError(f"{self.prefix}encoding={self.encoding!r}: {accepted}") from error
 
   def rows(self, wanted: Wanted) -> Iterator[Row]:
     """All rows with all their columns; blank lines of csv, tsv and jsonl are no rows, those of txt are.
@@ -78,7 +96,14 @@ class RowFile:
         raise ConfigError(f"{setting}={column!r}: {self.path} has {found.count(column)} columns of that name")
       if column not in found:
         nearest = ", ".join(map(repr, difflib.get_close_matches(column, found, len(found) or 1, 0.0))) or "none"
-        raise ConfigError(f"{setting}={column!r}: no such column in {self.path}; its columns, the nearest first: {nearest}")
+        raise ConfigError(
+          f"{setting}={column!r}: no such column in {self.path}; its columns, the nearest first: {nearest}{self._hint(found)}"
+        )
+
+  def _hint(self, found: Sequence[str]) -> str:
+    """Another delimiter, where the only column of a csv looks like several."""
+    other = next((d for d in (";", "\t", "|", ",") if self.suffix in DELIMITERS and len(found) == 1 and d in found[0]), "")
+    return f"; did you mean {self.prefix}delimiter={other!r}?" if other else ""
 
 
 def _csv_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
@@ -86,7 +111,7 @@ def _csv_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
   quoting = csv.QUOTE_MINIMAL if file.quoting else csv.QUOTE_NONE
   with open(file.path, encoding=file.encoding, newline="") as stream:
     # strict: otherwise a quote that is never closed would take the rest of the file into one cell without a word
-    reader = csv.reader(stream, delimiter=file.delimiter or DELIMITERS[file.suffix], quoting=quoting, strict=True)
+    reader = csv.reader(stream, delimiter=file.separator, quoting=quoting, strict=True)
     records = _records(file, reader)
     _, header = next(records, (1, []))
     if isinstance(header, str):
@@ -109,8 +134,8 @@ def _records(file: RowFile, reader: Any) -> Iterator[tuple[int, list[str] | str]
       cells = next(reader, None)
     except csv.Error as error:
       if reader.line_num > first:  # nobody knows how many rows are inside, so there is nothing to skip
-        raise ConfigError(f"{file.path} lines {first} to {reader.line_num}: {QUOTES} ({error})") from error
-      yield first, f"{QUOTES} ({error})"
+        raise ConfigError(f"{file.path} lines {first} to {reader.line_num}: {file.quotes} ({error})") from error
+      yield first, f"{file.quotes} ({error})"
       continue
     if cells is None:
       return
@@ -169,6 +194,35 @@ def _txt_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
     yield from ((number, {"text": line.removesuffix("\n")}) for number, line in enumerate(stream, 1))
 
 
+def read_texts(cells: Cells, columns: Sequence[str]) -> list[str] | str:
+  """The text in each of these columns' cells, or what is wrong with one: it is empty, or a list or other structure.
+
+  3 and 3.0 -> "3", True -> "true", nothing or not-a-number is empty.
+  """
+  values: list[str] = []
+  for column in columns:
+    value = _as_text(cells[column])
+    if value is None:
+      return f"{column!r} holds a {type(cells[column]).__name__}"
+    if not value or value.isspace():
+      return f"{column!r} is empty"
+    values.append(value)
+  return values
+
+
+def _as_text(cell: Any) -> str | None:
+  """None for a list or other structure."""
+  if isinstance(cell, str):
+    return cell
+  if cell is None or cell != cell:
+    return ""
+  if isinstance(cell, bool):
+    return "true" if cell else "false"
+  if isinstance(cell, float) and cell.is_integer():
+    return str(int(cell))
+  return str(cell) if isinstance(cell, int | float) else None
+
+
 READERS = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows, ".txt": _txt_rows}
 
 
@@ -183,5 +237,5 @@ def _undecodable(file: RowFile) -> ConfigError:
     pass
   return ConfigError(
     f"{file.setting}={file.path!r}: byte {offset} is not {file.encoding} text; "
-    "accepted is another data.encoding, such as cp1252, gb18030 or utf-16"
+    f"accepted is another {file.prefix}encoding, such as cp1252, gb18030 or utf-16"
   )

@@ -20,6 +20,16 @@ def test_csv_rows_may_span_lines_and_blank_lines_are_none(tmp_path):
 def test_tsv_takes_quotes_as_text_where_told(tmp_path):
   assert read(tmp_path, "a.tsv", 'text\tn\n"a\tb\n', quoting=False) == [(2, {"text": '"a', "n": "b"})]
   assert read(tmp_path, "a.csv", "text;n\na;b\n", delimiter=";") == [(2, {"text": "a", "n": "b"})]
+  assert read(tmp_path, "a.csv", "text\tn\na\tb\n", delimiter=r"\t") == [(2, {"text": "a", "n": "b"})]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_another_delimiter_is_seen_where_a_column_is_missing(delimiter, tmp_path):
+  (tmp_path / "a.csv").write_text(f"text{delimiter}n\na{delimiter}b\n")
+  for prefix in ("data.", "--"):
+    with pytest.raises(ConfigError) as error:
+      list(RowFile(str(tmp_path / "a.csv"), prefix=prefix).rows([("data.text", "text")]))
+    assert str(error.value).endswith(f"; did you mean {prefix}delimiter={delimiter!r}?")
 
 
 def test_other_encodings(tmp_path):
