@@ -21,13 +21,12 @@ from typing import Any, get_type_hints
 import numpy as np
 
 import lm
-from lm import config, metrics
+from lm import config, metrics, plug
 from lm.checkpoint import FORMAT
 from lm.config import Config, ConfigError
 from lm.data.tokenizer import Tokenizer
 from lm.files import read_json, write_json
 from lm.models.transformer_config import TransformerConfig
-from lm.plug import convert
 from lm.run import Run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "tokenizers")
@@ -73,7 +72,7 @@ def read_architecture(workdir: Path) -> TransformerConfig:
       f"{workdir}: manifest.json has {f'the unknown field architecture.{unknown[0]}' if unknown else 'no architecture'};"
       " it is of another version of lm"
     )
-  return TransformerConfig(**{name: convert(f"{workdir}: {name}", value, hints[name]) for name, value in kept.items()})
+  return TransformerConfig(**{name: plug.convert(f"{workdir}: {name}", value, hints[name]) for name, value in kept.items()})
 
 
 def find_base(workdir: Path) -> Path | None:
@@ -110,7 +109,18 @@ def check(cfg: Config, workdir: Path, accept_changes: bool = False) -> None:
     return
   changed = [change for change in config.changes(load_config(workdir), cfg) if change[3] == "identity"]
   if changed and [name for name, *_ in changed] != ["total_steps"]:
+    _check_plugs(cfg)
     raise _another(workdir, ", ".join(f"{name}: {before!r} -> {now!r}" for name, before, now, _ in changed))
+
+
+def _check_plugs(cfg: Config) -> None:
+  """Raises ConfigError for a plug-in, option or value that does not exist: a slip of the keys is no other identity."""
+  for kind, value in (("peft", cfg.peft), ("optimizer", cfg.optimizer), ("model", cfg.model)):
+    if value is not None:
+      plug.make(kind, value)
+  for stream in cfg.all_streams.values():
+    plug.make("task", stream.task)
+    plug.make("data", stream.data, split="train")
 
 
 def check_built(run: Run, workdir: Path, accept_changes: bool = False) -> None:

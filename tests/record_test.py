@@ -48,6 +48,23 @@ def test_another_identity_names_the_change_and_the_ways_out(tmp_path):
   record.check(make_config(seq_len=32), tmp_path, accept_changes=True)
 
 
+@pytest.mark.parametrize(
+  ("settings", "words"),
+  [
+    ({"peft": "lroa"}, "peft 'lroa': unknown; did you mean 'lora'"),
+    ({"optimizer": "adamw(learning_rat=1)"}, "no option 'learning_rat'; did you mean 'learning_rate'"),
+    ({"optimizer": "adamw(schedule=cosin)"}, "optimizer.schedule='cosin': accepted are constant, linear, cosine"),
+    ({"model": "gpt2-tiny(norm=rmsnrom)"}, "model.norm='rmsnrom': accepted are layernorm, rmsnorm"),
+    ({"data": "table(path=missing.csv)"}, "data.path='missing.csv': no such file"),
+    ({"task": "causl"}, "task 'causl': unknown; did you mean 'causal'"),
+  ],
+)
+def test_a_slip_in_the_command_of_a_workdir_is_said_as_such(settings, words, tmp_path):
+  record.prepare(make_run(), tmp_path, 0)
+  with pytest.raises(ValueError, match=words):
+    record.check(make_config(**settings), tmp_path)
+
+
 def test_accepted_changes_go_on_from_the_checkpoint(tmp_path):
   train.train(make_run(total_steps=4), tmp_path)
   summary = train.train(make_run(total_steps=6, batch_size=4), tmp_path, accept_changes=True)
