@@ -66,6 +66,8 @@ def evaluate(evaluators: dict[str, Evaluator], params: dict, periodic_only: bool
 def evaluate_workdir(run: Run, workdir: Path, which: str | int = "last") -> dict[str, Any]:
   """Runs all evaluators, those of the test split too, on a checkpoint; returns what it writes to evaluations/<step>.json.
 
+  Their reports are said on stderr as at the end of a run; files of theirs go to evaluations/<step>/.
+
   Args:
     run: that of the workdir (`build.load_run`), perhaps with other evaluators.
     which: "last", "best" or a step.
@@ -86,6 +88,8 @@ def evaluate_workdir(run: Run, workdir: Path, which: str | int = "last") -> dict
   folder = workdir / "evaluations"
   folder.mkdir(exist_ok=True)
   write_json(folder / f"{step}.json", found)
+  for text in filter(None, (evaluator.report(workdir, folder / f"{step}") for evaluator in evaluators.values())):
+    print(text, file=sys.stderr)
   return found
 
 

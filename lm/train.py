@@ -77,7 +77,7 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
         if loop.taken.number % eval_every == 0 and loop.taken.number < run.total_steps:
           loop.evaluate()
       loop.evaluate()
-      for text in filter(None, (evaluator.report(workdir) for evaluator in evaluators.values())):
+      for text in filter(None, (evaluator.report(workdir, workdir) for evaluator in evaluators.values())):
         tracker.say(text)
       status = "finished"
     except KeyboardInterrupt:  # asked to stop, or a notebook's stop button

@@ -31,7 +31,7 @@ def test_a_workdir_measures_what_its_run_measured(peft, tmp_path):
   assert summary["step"] == 4
   with pytest.raises(ConfigError, match="has the steps 2, 4"):
     evaluate.evaluate_workdir(run, workdir, 3)
-  assert sorted(path.name for path in (workdir / "evaluations").iterdir()) == ["2.json", "4.json"]
+  assert sorted(path.name for path in (workdir / "evaluations").glob("*.json")) == ["2.json", "4.json"]
 
 
 def test_another_runs_parameters_are_refused(tmp_path):

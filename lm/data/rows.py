@@ -87,7 +87,12 @@ class RowFile:
 
   def where(self, number: int) -> str:
     """A row's place in words: "reviews.csv line 3"."""
-    return f"{self.path} {'row' if self.suffix == '.parquet' else 'line'} {number}"
+    return f"{self.path} {self.counted} {number}"
+
+  @property
+  def counted(self) -> str:
+    """What the numbers of its rows are: "line" or "row"."""
+    return "row" if self.suffix == ".parquet" else "line"
 
   def check_columns(self, found: Sequence[str], wanted: Wanted) -> None:
     """Raises ConfigError if a wanted column does not stand among those found once."""

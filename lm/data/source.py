@@ -10,6 +10,7 @@ class Source(Protocol):
 
   A source of labelled examples also has `labels`, the label set of its training split as a tuple of names. One whose
   `pairs` is true gives {"text", "text_pair"}. What `describe()` returns, if it is there, is said when a run starts.
+  `locate(index)`, if it is there, says where an example is from: {"file": "reviews.csv", "line": 3}.
   """
 
   @property

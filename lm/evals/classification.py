@@ -43,8 +43,9 @@ class Predictions:
 class Classification(SplitEvaluator):
   """Yields loss, accuracy, macro_f1, and baseline/<split>_majority_accuracy (the training split's commonest label).
 
-  When the run ends it tells these beside step 0 and the baseline, with the confusion matrix, and writes the errors of the
-  highest loss to errors.csv: split, row (its number in the split, from 0), texts, label, prediction, probability of each.
+  When the run ends it tells these beside step 0 and the baseline, with the confusion matrix, and writes the 50 errors of the
+  highest loss to errors.csv: split with how many there are, file and line (`row`, its number in the split from 0, where the
+  source has no files), texts, label, prediction, probability of each.
   """
 
   def __post_init__(self):
@@ -71,11 +72,11 @@ class Classification(SplitEvaluator):
     self._latest = values, found
     yield from values.items()
 
-  def report(self, folder):
+  def report(self, workdir, folder):
     assert self._latest is not None, "a run reports after its last evaluation"
     values, found = self._latest
     labels = self.data.task.labels
-    curves = read_metrics(folder)
+    curves = read_metrics(workdir)
     parts = []
     for name, words in (("accuracy", "accuracy"), ("macro_f1", "macro F1")):
       steps, history = curves.get(f"eval/{self.name}/{name}", ([], []))
@@ -95,14 +96,16 @@ class Classification(SplitEvaluator):
   def _errors(self, found: Predictions) -> list[dict[str, Any]]:
     """The wrong predictions of highest loss, the worst first."""
     source, labels = self.run.source(self.stream, self.split), self.data.task.labels
+    locate = getattr(source, "locate", lambda number: {"row": number})
     of_label_N = np.take_along_axis(found.scores_NC, found.label_N[:, None], axis=1)[:, 0]
     wrong = np.flatnonzero(found.prediction_N != found.label_N)
-    rows = []
-    for i in wrong[np.argsort(of_label_N[wrong], kind="stable")][:NUM_ERRORS]:
+    worst = wrong[np.argsort(of_label_N[wrong], kind="stable")][:NUM_ERRORS]
+    split, rows = f"{self.name} ({len(worst)} of {len(wrong)} wrong)", []
+    for i in worst:
       prediction, number = found.prediction_N[i], int(found.sequence_N[i])
       texts = {name: value for name, value in source[number].items() if name.startswith("text")}
       rows.append(
-        {"split": self.name, "row": number, **texts, "label": labels[found.label_N[i]], "prediction": labels[prediction]}
+        {"split": split, **locate(number), **texts, "label": labels[found.label_N[i]], "prediction": labels[prediction]}
         | {"label_probability": f"{of_label_N[i]:.4f}", "prediction_probability": f"{found.scores_NC[i, prediction]:.4f}"}
       )
     return rows
@@ -133,16 +136,17 @@ def confusions(counts: np.ndarray, labels: Sequence[str]) -> list[str]:
 
 
 def write_errors(path: Path, split: str, rows: list[dict[str, Any]]) -> None:
-  """Puts the rows of one split into the file that all splits share: test before others."""
-  kept = []
+  """Puts the rows of one split into the file that all splits share: test before others. A row's split begins with its name."""
+  kept, name = [], lambda row: row["split"].partition(" ")[0]
   if path.is_file():
     with path.open(encoding="utf-8", newline="") as file:
       csv.field_size_limit(2**31 - 1)  # a text is as long as it is
-      kept = [row for row in csv.DictReader(file) if row["split"] != split]
-  rows = sorted([*rows, *kept], key=lambda row: not row["split"].endswith("test"))
+      kept = [row for row in csv.DictReader(file) if name(row) != split]
+  rows = sorted([*rows, *kept], key=lambda row: not name(row).endswith("test"))
+  path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + ".tmp")
   with temporary.open("w", encoding="utf-8", newline="") as file:
-    writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+    writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
     writer.writeheader()
     writer.writerows(rows)
   temporary.replace(path)

@@ -49,9 +49,9 @@ class Evaluator:
   def __call__(self, params: dict) -> Iterable[tuple[str, float]]:
     raise NotImplementedError
 
-  def report(self, folder: Path) -> str:
-    """What the run says of the last evaluation when it ends, "" for nothing. folder: the workdir, which may get files."""
-    del folder
+  def report(self, workdir: Path, folder: Path) -> str:
+    """What is said of the last evaluation when a run ends or a checkpoint is judged, "" for nothing; folder may get files."""
+    del workdir, folder
     return ""
 
 

@@ -40,15 +40,24 @@ def test_the_end_of_a_run_tells_confusions_and_writes_errors(tmp_path, capsys):
   assert said.count("confusion matrix") == 2
   rows = read_errors(tmp_path / "run")
   assert [row["split"] for row in rows] == sorted(row["split"] for row in rows)  # test before validation
+  file = list(csv.reader((tmp_path / "x.csv").read_text().splitlines()))
   for split in ("validation", "test"):
-    mine, source = [row for row in rows if row["split"] == split], run.source("classify", split)
-    assert len(mine) == round((1 - metrics[f"eval/{split}/accuracy"]) * len(source))
+    wrong = round((1 - metrics[f"eval/{split}/accuracy"]) * len(run.source("classify", split)))
+    mine = [row for row in rows if row["split"] == f"{split} ({wrong} of {wrong} wrong)"]
+    assert len(mine) == wrong > 0
     for row in mine:
-      assert source[int(row["row"])] == {"text": row["text"], "label": row["label"]}
+      assert (row["file"], file[int(row["line"]) - 1]) == (data["path"], [row["text"], row["label"]])
       assert row["prediction"] != row["label"]
       assert float(row["prediction_probability"]) >= float(row["label_probability"]) > 0
     worst = [float(row["label_probability"]) for row in mine]
     assert worst == sorted(worst)
+  before = (tmp_path / "run" / "errors.csv").read_bytes()
+  evaluate.evaluate_workdir(run, tmp_path / "run")
+  again = capsys.readouterr().err
+  for split in ("validation", "test"):
+    line = next(line for line in said.splitlines() if line.startswith(f"{split}: accuracy"))
+    assert line in again
+  assert (tmp_path / "run" / "evaluations" / "2" / "errors.csv").read_bytes() == before
 
 
 def test_the_front_door_command_learns(tmp_path, capsys):

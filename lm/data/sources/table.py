@@ -17,7 +17,7 @@ BUCKETS = 10  # into which the hash of its text puts a row. One bucket is a held
 HELD_OUT = {"validation": 2, "test": 7}
 SHOWN = 10  # labels that `describe` counts
 
-Example = tuple[tuple[str, ...], str]  # texts, label ("" without one)
+Example = tuple[tuple[str, ...], str, int]  # texts, label ("" without one), line of the file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Table:
   @property
   def labels(self) -> tuple[str, ...]:
     """The training split's labels, as numbers if all of them are; () without a label column."""
-    found = {label for _, label in self._loaded.splits["train"]} - {""}
+    found = {label for _, label, _ in self._loaded.splits["train"]} - {""}
     return tuple(sorted(found, key=_label_order(found)))
 
   @property
@@ -76,13 +76,18 @@ class Table:
     return len(self._loaded.splits[self.split])
 
   def __getitem__(self, index: int) -> dict[str, str]:
-    texts, label = self._loaded.splits[self.split][index]
+    texts, label, _ = self._loaded.splits[self.split][index]
     return dict(zip(("text", "text_pair"), texts, strict=False)) | ({"label": label} if self.label else {})
+
+  def locate(self, index: int) -> dict[str, Any]:
+    """The file of an example and its line there (its row, in parquet)."""
+    file = self._files.get(self.split, self._files["train"])
+    return {"file": file.path, file.counted: self._loaded.splits[self.split][index][2]}
 
   def fingerprint(self) -> str:
     """Hash of all examples."""
     digest = hashlib.sha256(repr((self.text, self.label)).encode())
-    for texts, label in self._loaded.splits[self.split]:
+    for texts, label, _ in self._loaded.splits[self.split]:
       for value in (*texts, label):
         encoded = value.encode()
         digest.update(b"%d:%b" % (len(encoded), encoded))
@@ -95,13 +100,13 @@ class Table:
     origin = f"; {' and '.join(cut)} cut from {self.path} by content" if cut else ""
     lines = [f"table {self.path}: {', '.join(f'{name} {len(rows):,}' for name, rows in splits.items())} rows{origin}"]
     if self.label:
-      counts = Counter(label for _, label in splits["train"]).most_common()
+      counts = Counter(label for _, label, _ in splits["train"]).most_common()
       more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
       shown = ", ".join(f"{label!r} {count:,}" for label, count in counts[:SHOWN])
       lines.append(f"  {len(counts)} labels in train: {shown}{more}")
-    train = {texts for texts, _ in splits["train"]}
+    train = {texts for texts, *_ in splits["train"]}
     for name in HELD_OUT:
-      twice = sum(texts in train for texts, _ in splits[name])
+      twice = sum(texts in train for texts, *_ in splits[name])
       if twice:
         lines.append(f"  {twice:,} of {len(splits[name]):,} {name} rows have a text that stands in train too")
     if skipped:
@@ -138,9 +143,9 @@ def _load(table: Table, stamps: tuple[tuple[int, int], ...]) -> _Loaded:
   own = {split: _read(table, file, skipped) for split, file in table._files.items()}
   splits = cut(own["train"], [name for name in HELD_OUT if name not in own])
   splits = {name: splits[name] if name in splits else own[name] for name in SPLITS}
-  known = {label for _, label in splits["train"]}
+  known = {label for _, label, _ in splits["train"]}
   for name, examples in splits.items():
-    unseen = sorted({label for _, label in examples} - known)
+    unseen = sorted({label for _, label, _ in examples} - known)
     if unseen:
       shown = ", ".join(map(repr, unseen[:SHOWN])) + (f" and {len(unseen) - SHOWN} more" if len(unseen) > SHOWN else "")
       raise ConfigError(f"data.{name}={getattr(table, name)!r}: labels that no row of data.path={table.path!r} has: {shown}")
@@ -154,7 +159,7 @@ def _read(table: Table, file: RowFile, skipped: Counter[tuple[str, str]]) -> lis
   for number, cells in file.rows(wanted):
     values = cells if isinstance(cells, str) else read_texts(cells, columns)
     if not isinstance(values, str):
-      found.append((tuple(values[: len(table.text)]), "".join(values[len(table.text) :]).strip()))
+      found.append((tuple(values[: len(table.text)]), "".join(values[len(table.text) :]).strip(), number))
     elif table.on_bad_row == "error":
       raise ConfigError(f"{file.where(number)}: {values}; data.on_bad_row=skip leaves such rows out")
     else:
@@ -168,33 +173,32 @@ def _read(table: Table, file: RowFile, skipped: Counter[tuple[str, str]]) -> lis
 def cut(examples: list[Example], held_out: list[str]) -> dict[str, list[Example]]:
   """Examples of train and of the held-out splits named, by the rule that `Table` states; a split is ordered by hash.
 
-  Of [(("a",), "x"), (("b",), "y"), ...] a text whose hash is 2 modulo 10 goes to validation, 7 to test.
+  Of [(("a",), "x", 2), (("b",), "y", 3), ...] a text whose hash is 2 modulo 10 goes to validation, 7 to test.
   """
-  labels: dict[tuple[str, ...], list[str]] = {}
-  for texts, label in examples:
-    labels.setdefault(texts, []).append(label)
+  rows: dict[tuple[str, ...], list[Example]] = {}
+  for example in examples:
+    rows.setdefault(example[0], []).append(example)
+  labels = {texts: {label for _, label, _ in found} for texts, found in rows.items()}
   digest = {texts: hashlib.sha256("\0".join(texts).encode()).digest() for texts in labels}
   split_of = {HELD_OUT[name]: name for name in held_out}
   splits: dict[str, list[tuple[str, ...]]] = {"train": [], **{name: [] for name in held_out}}
   for texts in sorted(labels, key=lambda texts: (digest[texts], texts)):
     splits[split_of.get(int.from_bytes(digest[texts]) % BUCKETS, "train")].append(texts)
-  counts = Counter(label for texts in splits["train"] for label in set(labels[texts]))
+  counts = Counter(label for texts in splits["train"] for label in labels[texts])
   for name in held_out:
     found, splits[name] = splits[name], []
     for texts in found:
-      known = counts.keys() >= set(labels[texts])
+      known = counts.keys() >= labels[texts]
       splits[name if known else "train"].append(texts)
-      counts.update(() if known else set(labels[texts]))
+      counts.update(() if known else labels[texts])
   for name in (name for name in held_out if not splits[name]):
-    spare = next((texts for texts in splits["train"] if all(counts[label] > 1 for label in set(labels[texts]))), None)
+    spare = next((texts for texts in splits["train"] if all(counts[label] > 1 for label in labels[texts])), None)
     if spare is not None:
       splits["train"].remove(spare)
       splits[name].append(spare)
-      counts.subtract(set(labels[spare]))
-  return {
-    name: [(t, label) for t in sorted(found, key=lambda t: (digest[t], t)) for label in sorted(labels[t])]
-    for name, found in splits.items()
-  }
+      counts.subtract(labels[spare])
+  by_hash = lambda found: sorted(found, key=lambda texts: (digest[texts], texts))
+  return {name: [row for texts in by_hash(found) for row in sorted(rows[texts])] for name, found in splits.items()}
 
 
 def _label_order(labels: Iterable[str]) -> Callable[[str], Any]:
