@@ -150,9 +150,10 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
   if hasattr(task, "labels"):
     labels = getattr(source(name, "train"), "labels", ())
     if len(labels) < 2:
+      given = [f"data.{option}={value!r}" for option, value in stream.data.options if option in ("path", "label")]
       raise ConfigError(
-        f"stream {name!r}: task {stream.task.name!r} needs labelled examples of 2 classes or more;"
-        f" data {stream.data.name!r} as configured has {f'only {labels[0]!r}' if labels else 'no labels (data.label)'}"
+        f"stream {name!r}: task {stream.task.name!r} needs labelled examples of 2 classes or more; data {stream.data.name!r}"
+        f" with {' and '.join(given) or 'these settings'} has {f'only {labels[0]!r}' if labels else 'no labels (data.label)'}"
       )
     task = dataclasses.replace(task, labels=task.labels or tuple(labels))
   pairs = getattr(source(name, "train"), "pairs", False)

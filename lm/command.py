@@ -143,7 +143,8 @@ def next_commands(workdir: Path, heads: set[str]) -> list[str]:
 def _hint(flag: str) -> str:
   """What was meant: a flag, or a setting without its --config in front."""
   known = [*(f"--{name}" for name in FLAGS), "--help", "--list"]
-  near = difflib.get_close_matches(flag, [*known, *(f"--config.{name}" for name in config.FIELDS)], 1, 0.6)
+  below = [f"--config.{kind}.{flag.removeprefix('--')}" for kind in plug.kinds_with(flag.removeprefix("--"))]
+  near = below or difflib.get_close_matches(flag, [*known, *(f"--config.{name}" for name in config.FIELDS)], 1, 0.6)
   return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)} and --config.SETTING"
 
 

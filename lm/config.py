@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from lm.plug import ConfigError, Plug, convert, parse_plug, parse_text
+from lm.plug import ConfigError, Plug, convert, kinds_with, parse_plug, parse_text
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 REMAT = ("none", "dots", "block")
@@ -180,7 +180,8 @@ def origins(path: str, overrides: Iterable[tuple[str, Any]]) -> tuple[set[str], 
 def _run_file(path: str) -> dict[str, Any]:
   file, _, argument = path.partition(":")
   if not Path(file).is_file():
-    raise ConfigError(f"--config={path}: no such file")
+    near = difflib.get_close_matches(file, map(str, Path(file).parent.glob("*.py")), 1, 0.6)
+    raise ConfigError(f"--config={path}: no such file{f'; did you mean {near[0]!r}?' if near else ''}")
   if str(Path.cwd()) not in sys.path:
     sys.path.insert(0, str(Path.cwd()))  # so that a config file can start from another: `from configs import tiny`
   spec = importlib.util.spec_from_file_location(f"config_{Path(file).stem}", file)
@@ -257,7 +258,9 @@ def _below(kind: Any, key: str, setting: str) -> Any:
     return _item(kind)
   fields = {field.name: field.type for field in dataclasses.fields(kind)}
   if key not in fields:
-    raise ConfigError(f"{setting}.{key}: unknown setting{_nearest(key, fields)}")
+    below = [f"{other}.{key}" for other in kinds_with(key)] if kind is Config else []
+    hint = f"; did you mean {' or '.join(map(repr, below))}?" if below else _nearest(key, fields)
+    raise ConfigError(f"{setting}.{key}: unknown setting{hint}")
   return fields[key]
 
 

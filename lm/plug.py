@@ -104,6 +104,16 @@ def fields(kind: str, name: str) -> dict[str, dataclasses.Field]:
   return {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in CALLERS.get(kind, ())}
 
 
+def kinds_with(option: str) -> list[str]:
+  """Kinds whose plug-ins declare an option: "rank" -> ["peft"]. Their files are read and not imported, which takes no time."""
+  root = Path(__file__).parent
+  files = {"optimizer": [root / "optim.py"], "model": [root / "models" / "transformer_config.py"]}
+  folder = lambda kind: root.parent.joinpath(*PACKAGES[kind].split("."))
+  files |= {kind: [folder(kind) / f"{name}.py" for name in names(kind)] for kind in ("peft", "task", "data")}
+  declares = lambda path: re.search(rf"^  {re.escape(option)}: \w", path.read_text(), re.MULTILINE)
+  return [kind for kind, paths in files.items() if option not in CALLERS.get(kind, ()) and any(map(declares, paths))]
+
+
 def comments(cls: Any) -> dict[str, str]:
   """The comment behind each field of a dataclass and of its bases: what the setting means, its unit first in brackets.
 

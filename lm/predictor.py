@@ -150,7 +150,8 @@ class Predictor:
     """How likely an autoregressive model finds each text, its end included.
 
     Returns [{"log_likelihood": nats, "num_tokens": predicted ones, the end too, "bits_per_byte": the end counts as a byte}].
-    A text longer than the run's longest row is read in pieces; none sees those before it, and no token is left out.
+    A text longer than the run's longest row is read in pieces; none sees those before it, and no token is left out. Of an
+    empty text there is its end alone: one token, one byte.
     """
     self._check_autoregressive("score")
     rows = _rows(texts)

@@ -34,6 +34,7 @@ def test_flags_and_overrides():
     (["--config", "a.py", "b.py"], "b.py: unknown flag; there are --mode, --config, --workdir"),
     (["--total_steps=3"], "--total_steps=3: unknown flag; did you mean '--config.total_steps'?"),
     (["--seed=3"], "--seed=3: unknown flag; did you mean '--config.seed'?"),
+    (["--learning_rate=3"], "--learning_rate=3: unknown flag; did you mean '--config.optimizer.learning_rate'?"),
     (["config.seed=3"], "config.seed=3: unknown flag; did you mean '--config.seed'?"),
     (["--accept-changes"], "--accept-changes: unknown flag; did you mean '--accept_changes'?"),
     (["--config"], "--config: needs a value"),

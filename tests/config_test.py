@@ -153,6 +153,11 @@ BAD = [
   ("seed=-1", "config.seed=-1: must not be negative", ""),
   ("loss_chunk=-1", "config.loss_chunk=-1: must not be negative", ""),
   ("seq_len=1", "config.seq_len=1: must be at least 2", ""),
+  ("learning_rate=1", "config.learning_rate: unknown setting; did you mean 'optimizer.learning_rate'?", ""),
+  ("rank=1", "config.rank: unknown setting; did you mean 'peft.rank'?", ""),
+  ("num_layers=1", "config.num_layers: unknown setting; did you mean 'model.num_layers'?", ""),
+  ("label=a", "config.label: unknown setting; did you mean 'data.label'?", ""),
+  ("split=test", "config.split: unknown setting; there are seed", ""),
   ("keep_checkpoints=0", "config.keep_checkpoints=0: must be at least 1", ""),
   ("length_buckets=128,64", "config.length_buckets=(128, 64): must rise", "config.seq_len=256"),
   ("length_buckets=64,128", "config.length_buckets=(64, 128): must rise", "config.seq_len=256"),
@@ -245,6 +250,12 @@ def test_a_bad_file_is_one_clear_line(tmp_path, source, words):
 @pytest.mark.parametrize(("path", "words"), [("configs/nothing.py", "no such file"), ("setup.cfg", "not a Python file")])
 def test_a_missing_file_is_named(path, words):
   with pytest.raises(ConfigError, match=f"--config={path}: {words}"):
+    config.load(path)
+
+
+@pytest.mark.parametrize("path", ["configs/tiny_mlm", "configs/tiny_mlm:smoke", "configs/tiny_mln.py"])
+def test_a_file_whose_name_is_nearly_right_is_told(path):
+  with pytest.raises(ConfigError, match=f"--config={path}: no such file; did you mean 'configs/tiny_mlm.py'"):
     config.load(path)
 
 

@@ -135,7 +135,8 @@ def test_scores_are_those_that_the_run_measured(workdirs):
 def test_a_text_of_many_rows_is_scored_to_its_last_token(workdirs):
   model = load(workdirs, "causal")
   text = "The list sorts. " * 20
-  whole = model.score([text, "a"])
+  whole = model.score([text, "a", ""])
+  assert whole[2]["num_tokens"] == 1 and whole[2]["bits_per_byte"] == pytest.approx(-whole[2]["log_likelihood"] / math.log(2))
   assert [row["num_tokens"] for row in whole] == [len(text) + 1, 2]
   assert whole[1] == pytest.approx(model.score(["a"])[0], rel=1e-5)
   assert 0.5 < whole[0]["bits_per_byte"] / model.score([text[:100]])[0]["bits_per_byte"] < 2

@@ -73,6 +73,15 @@ def test_the_front_door_command_learns(tmp_path, capsys):
   assert json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]["eval/test/accuracy"] > 0.8
 
 
+def test_a_table_of_one_class_names_file_and_column(tmp_path):
+  (tmp_path / "x.csv").write_text("text,stars\n" + "".join(f"text {i},3\n" for i in range(40)))
+  table = {"name": "table", "path": str(tmp_path / "x.csv"), "label": "stars"}
+  with pytest.raises(ValueError, match=r"data 'table' with data.label='stars' and data.path='.*x.csv' has only '3'"):
+    make_run("classify", data=table)
+  with pytest.raises(ValueError, match=r"data 'table' with data.path='.*x.csv' has no labels \(data.label\)"):
+    make_run("classify", data={"name": "table", "path": table["path"]})
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_an_empty_split_is_said_and_leaves_its_evaluator_out(count, tmp_path, capsys):
   data = write_reviews(tmp_path / "x.csv", count)

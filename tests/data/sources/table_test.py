@@ -215,6 +215,21 @@ def test_describe_counts_rows_and_labels(tmp_path):
   assert "14 labels in train" in text and "and 4 more" in text and "left out" not in text
 
 
+def test_held_out_splits_that_tell_little_are_said_in_a_line_each(tmp_path):
+  path = write_csv(tmp_path / "x.csv", [(f"t{i}", "ab"[i % 2]) for i in range(600)])
+  few = write_csv(tmp_path / "few.csv", [(f"u{i}", "a") for i in range(29)])
+  enough = write_csv(tmp_path / "enough.csv", [(f"v{i}", "ab"[i % 2]) for i in range(30)])
+  said = lambda **files: [
+    line for line in Table(path=path, label="label", **files).describe().splitlines() if "warning" in line
+  ]
+  assert said(validation=enough, test=enough) == []
+  assert said(validation=few, test=enough) == [
+    "  warning: validation lacks 'b' and has 29 rows, so its figures are rough; data.validation=FILE gives it rows of its own"
+  ]
+  alone = Table(path=write_csv(tmp_path / "y.csv", ROWS[:2]), label="label")
+  assert "warning" not in alone.describe()
+
+
 def test_a_changed_file_is_read_again_and_an_equal_one_is_not(tmp_path, monkeypatch):
   from lm.data import rows
 
