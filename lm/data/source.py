@@ -23,5 +23,5 @@ class Source(Protocol):
     ...
 
   def fingerprint(self) -> str:
-    """Changes whenever any example does."""
+    """Changes whenever any example does. A run asks several times; a source that is large computes it once."""
     ...

@@ -55,6 +55,10 @@ class Pydocs:
 
   def fingerprint(self) -> str:
     """Hash of all examples."""
+    return self._fingerprint
+
+  @functools.cached_property
+  def _fingerprint(self) -> str:
     digest = hashlib.sha256(self.label.encode())
     for text, module in self._examples:
       digest.update(f"{module}\0{text}\0".encode())

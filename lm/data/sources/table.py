@@ -87,6 +87,10 @@ class Table:
 
   def fingerprint(self) -> str:
     """Hash of all examples."""
+    return self._fingerprint
+
+  @functools.cached_property
+  def _fingerprint(self) -> str:
     digest = hashlib.sha256(repr((self.text, self.label)).encode())
     for texts, label, _ in self._loaded.splits[self.split]:
       for value in (*texts, label):

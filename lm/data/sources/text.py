@@ -45,6 +45,10 @@ class Text:
 
   def fingerprint(self) -> str:
     """Hash of all documents."""
+    return self._fingerprint
+
+  @functools.cached_property
+  def _fingerprint(self) -> str:
     digest = hashlib.sha256()
     for text in self._documents:
       encoded = text.encode()

@@ -1,8 +1,12 @@
 """Text files: units, globs, files of each split, and errors that name the setting."""
 
+import hashlib
+
 import pytest
 
 from lm.config import ConfigError
+from lm.data.sources.pydocs import Pydocs
+from lm.data.sources.table import Table
 from lm.data.sources.text import Text
 
 
@@ -76,3 +80,13 @@ def test_errors_name_setting_and_value(tmp_path):
   for options, message in cases:
     with pytest.raises(ConfigError, match=message):
       len(Text(**options))
+
+
+@pytest.mark.parametrize("kind", [Pydocs, Table, Text])
+def test_a_source_is_hashed_once(kind, tmp_path, monkeypatch):
+  (tmp_path / "x.txt").write_text("a\nb\n")
+  source = kind() if kind is Pydocs else kind(path=str(tmp_path / "x.txt"))
+  before = source.fingerprint()
+  with monkeypatch.context() as without_hashes:
+    without_hashes.setattr(hashlib, "sha256", None)
+    assert source.fingerprint() == before
