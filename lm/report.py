@@ -68,9 +68,10 @@ class Comparison:
 
 
 def read_metrics(workdir: Path) -> Curves:
-  """Curves by name from metrics.jsonl. Left out: values that were not finite, and a last line still being written."""
+  """Curves by name from metrics.jsonl, none without one. Left out: values not finite, and a last line still being written."""
   curves: Curves = {}
-  lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+  path = workdir / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
   for line in lines if not lines or lines[-1].endswith("\n") else lines[:-1]:
     entry = json.loads(line)
     for name, value in entry.items():
