@@ -38,7 +38,9 @@ def import_checkpoint(source: str, out: Path) -> str:
   task = next(iter(tasks), "causal" if architecture.causal else "mlm")
   cfg = config.from_dict({"task": task, "data": "memory", "seq_len": architecture.max_len})
   described = {name: {"name": name, **dataclasses.asdict(value)} for name, value in tasks.items()}
-  record.write_imported(out, cfg, architecture, tok, {"source": source, "token_ids": saved.token_ids(folder), "tasks": described})
+  record.write_imported(
+    out, cfg, architecture, tok, {"source": source, "token_ids": saved.token_ids(folder), "tasks": described}
+  )
   state = TrainState(jnp.zeros((), jnp.int32), tree.unflatten(flat), {}, {}, {}, {})
   with Checkpoints(out / "checkpoints") as checkpoints:
     checkpoints.save(0, state, with_frozen=False, progress={"tasks": described})

@@ -202,7 +202,9 @@ def prepare(run: Run, workdir: Path, step: int) -> dict[str, Any]:
   return manifest
 
 
-def write_imported(workdir: Path, cfg: Config, architecture: TransformerConfig, tok: Tokenizer | None, about: dict[str, Any]) -> None:
+def write_imported(
+  workdir: Path, cfg: Config, architecture: TransformerConfig, tok: Tokenizer | None, about: dict[str, Any]
+) -> None:
   """A workdir of parameters that no run here trained: what `load_config`, `read_manifest` and `read_architecture` ask for.
 
   about: what the manifest keeps beside: where they are from, the tasks of their heads, how many there are.

@@ -107,8 +107,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def token_ids(path: Path) -> dict[str, Any]:
-  """What a config.json says of special tokens, {"pad_token_id": 0, ...}: that of a Hugging Face directory or of what was imported
-  from one, else by the tokenizer.
+  """What a config.json says of special tokens, {"pad_token_id": 0, ...}.
+
+  It is that of a Hugging Face directory, or of the one that a workdir was imported from; else what the tokenizer says.
   """
   theirs = record.read_manifest(path).get("token_ids", {}) if is_workdir(path) else read_json(path / "config.json")
   tok = find_tokenizer(path)

@@ -59,7 +59,7 @@ def write(family: Family, cfg: TransformerConfig) -> dict[str, Any]:
   """What transformers needs to build the model: the inverse of `read` (heads and tokens are the caller's)."""
   written: dict[str, Any] = {name: values[0] for name, values in family.only.items()} | {"model_type": family.model_type}
   for field, key in family.keys.items():
-    written[key.name] = _written(field, cfg)
+    written[key.name] = _written(field, cfg, key)
   if family.window:
     whole = cfg.causal  # a bidirectional model's setting counts both sides
     written |= {family.window: cfg.window if whole else 2 * (cfg.window - 1)} if cfg.window else {}
@@ -168,12 +168,14 @@ def _read(field: str, name: str, value: Any) -> Any:
   return value
 
 
-def _written(field: str, cfg: TransformerConfig) -> Any:
+def _written(field: str, cfg: TransformerConfig, key: Key) -> Any:
   if field == "activation":
     return WRITTEN[cfg.activation]
   if field == "attention_scale":
     scalar = round((cfg.attention_scale or cfg.channels**-0.5) ** -2, 6)
     return int(scalar) if scalar == int(scalar) else scalar
+  if field == "head_dim" and not cfg.head_dim and not key.default:
+    return None  # there too, it follows from the others
   if field == "max_len":
     return cfg.max_len + cfg.position_offset
   if field.endswith("softcap"):

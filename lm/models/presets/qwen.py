@@ -29,7 +29,7 @@ PRESETS = {
   "qwen2.5-1.5b": dataclasses.replace(_25, num_layers=28, model_dim=1536, num_heads=12, num_kv_heads=2, ffn_dim=8960),
 }
 
-_KEYS = family.DECODER_KEYS
+_KEYS = {**family.DECODER_KEYS, "head_dim": Key("head_dim", 128)}
 _DENSE = (*family.DECODER_ENDS, *family.DECODER_NORMS, *family.DECODER_ATTENTION, *family.DECODER_FFN)
 _QWEN3 = Family(
   model_type="qwen3",
@@ -61,6 +61,7 @@ FAMILIES = (
     model_type="qwen3_moe",
     like=_30B_A3B,
     keys=_KEYS | {
+      "head_dim": Key("head_dim", 0),
       "ffn_dim": Key("moe_intermediate_size"),
       "num_experts": Key("num_experts", alias="num_local_experts"),
       "experts_per_token": Key("num_experts_per_tok"),
