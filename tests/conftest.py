@@ -10,7 +10,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 import jax
 import pytest
 
-from lm import build, config
+from lm import build, config, plug
 
 CACHE = Path(__file__).parent.parent / ".cache"
 TEXTS = tuple(f"The {noun} {verb} number {i}.\n  It returns {i * 7} and {noun}s." for i, (noun, verb) in enumerate(
@@ -18,6 +18,11 @@ TEXTS = tuple(f"The {noun} {verb} number {i}.\n  It returns {i * 7} and {noun}s.
 ))  # fmt: skip
 LABELS = tuple(text.split()[1] for text in TEXTS)
 SIZES = {"num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64, "max_len": 128}
+# The first preset of every family file, and those for study.
+FAMILIES = sorted({plug.describe("model", name): name for name in reversed(plug.names("model"))}.values()) + [
+  "bert-tiny",
+  "gpt2-tiny",
+]
 # Seconds that one test file may take, both workers added up. They are told at the end.
 BUDGET = 120.0
 LONGER = {
@@ -54,6 +59,13 @@ def seconds_per_file(reporter) -> list[tuple[str, float]]:
 def over_budget(file: str, seconds: float) -> bool:
   """Whether a test file took longer than it may."""
   return seconds > LONGER.get(file, BUDGET)
+
+
+def shrunk(name: str, **changes) -> dict:
+  """Options that make any preset tiny and leave it its mechanisms: {"name": ..., "num_layers": 2, ...}."""
+  cfg = plug.preset(name)
+  few = {"num_kv_heads": 2, "head_dim": 8, "window": 3, "num_experts": 4, "experts_per_token": 2, "rope_original_len": 32}
+  return {"name": name, **SIZES, **{field: n for field, n in few.items() if getattr(cfg, field)}, **changes}
 
 
 def make_config(kind="causal", **settings) -> config.Config:

@@ -1,6 +1,5 @@
 """What every task must do, on every family that it can stand on. Tasks and presets are found, not listed."""
 
-import dataclasses
 import json
 
 import flax.linen as nn
@@ -10,25 +9,21 @@ import numpy as np
 import pytest
 
 from lm import plug
-from lm.config import Plug
 from lm.shapes import INPUTS
-from tests.conftest import SIZES, make_config, make_run
+from tests.conftest import FAMILIES, make_config, make_run, shrunk
 
-# One preset for each set of mechanisms, whatever its size.
-SHAPES = {dataclasses.replace(plug.preset(name), **SIZES, vocab_size=0): name for name in reversed(plug.names("model"))}
-FAMILIES = sorted(SHAPES.values())
 PAIRS = [
   (task, family)
   for task in plug.names("task")
   for family in FAMILIES
-  if plug.find("task", task).causal in (None, plug.make("model", Plug(family)).causal)
+  if plug.find("task", task).causal in (None, plug.preset(family).causal)
 ]
 COVER = {("causal", "gpt2-tiny"), ("mlm", "bert-tiny"), ("classify", "bert-tiny"), ("classify", "gpt2-tiny")}
 CASES = [pytest.param(*pair, marks=[] if pair in COVER else pytest.mark.slow) for pair in PAIRS]
 
 
 def start(task, family, **settings):
-  model = {"name": family, **SIZES, "vocab_size": 0, "dropout_rate": 0.0}
+  model = shrunk(family, vocab_size=0, dropout_rate=0.0)
   run = make_run(task, model=model, **settings)
   return run, jax.jit(lambda rng: nn.unbox(run.program.spec.model.init(rng)))(jax.random.key(0))
 
