@@ -72,7 +72,10 @@ class Experts(nn.Module):
     B, T, D = x_BTD.shape
     # fp32 whatever the compute type: a rounded logit sends a token elsewhere (Fedus et al. 2021).
     logits_BTE = Linear((E,), ("embed", "experts"), bias=False, stddev=cfg.init_stddev, name="router")(x_BTD)
-    gates_BTk, chosen_BTk = jax.lax.top_k(jax.nn.softmax(logits_BTE), k)
+    probs_BTE = jax.nn.softmax(logits_BTE)
+    # Sorted, because the partitioner gathers the whole batch for `top_k`.
+    chosen_BTk = jnp.argsort(probs_BTE, axis=-1, stable=True, descending=True)[:, :, :k]
+    gates_BTk = jnp.take_along_axis(probs_BTE, chosen_BTk, axis=-1)
     if cfg.renormalize_gates:
       gates_BTk /= gates_BTk.sum(-1, keepdims=True)
 
