@@ -56,8 +56,8 @@ class Experts(nn.Module):
   Dropless (`expert_capacity` 0), a token reaches all its experts. With a capacity, an expert takes at most that many pairs of
   a row; the others add nothing, and the residual carries their tokens. Earlier tokens come first, a token's first choice
   before its second: what a token gets does not depend on those behind it, as a causal model needs. (GShard, Lepikhin et al.
-  2020, lets all first choices pass before all second ones.) Padding takes no slot. Slots are what shards over experts: with
-  experts split over devices, the dropless path gathers their kernels.
+  2020, lets all first choices pass before all second ones.) Padding takes no slot. Slots are what splits over experts: on a
+  mesh with `tensor` the dropless path gathers all kernels, and each device of that axis does the whole work.
   """
 
   cfg: TransformerConfig
@@ -153,7 +153,11 @@ def _by_slot(x_GMD: jax.Array, kernel_EDF: jax.Array) -> jax.Array:
 
 
 def _ragged(sizes_GE: jax.Array, x_GMD: jax.Array, kernel_EDF: jax.Array) -> jax.Array:
-  """Contracts places of which expert e has sizes_GE[:, e], each group on its devices."""
+  """Contracts places of which expert e has sizes_GE[:, e], each group on its devices.
+
+  XLA's CPU fallback multiplies every place by every expert: E times the work of k experts per token, measured with E 4 and 8
+  as 8 to 11 times a dense network's time forward and 3.4 times its gradient's. There an ample capacity is faster.
+  """
 
   def one_group(sizes_GE, x_GMD, kernel_EDF):
     return jax.lax.ragged_dot(x_GMD[0], kernel_EDF, sizes_GE[0])[None]
