@@ -128,8 +128,8 @@ def _can_be_made_longer(cfg: Config) -> bool:
   return options.get("schedule") == "constant" and "warmup_steps" in options and "%" not in str(options["warmup_steps"])
 
 
-def next_commands(workdir: Path, heads: set[str]) -> list[str]:
-  """What to type after a run: evaluate, use, look. heads: those that the run's tasks read."""
+def next_commands(workdir: Path, heads: set[str], exports: bool) -> list[str]:
+  """What to type after a run: evaluate, use, look. heads: those that the run's tasks read. exports: whether transformers can."""
   lines = [f"python -m lm.main --mode=evaluate --workdir={workdir} --checkpoint=best"]
   if "lm" in heads:
     lines.append(f'python -m tools.generate --workdir={workdir} --prompt="..."')
@@ -137,6 +137,8 @@ def next_commands(workdir: Path, heads: set[str]) -> list[str]:
     lines.append(
       f"python -m lm.main --mode=predict --workdir={workdir} --checkpoint=best --input=rows.csv --output=predictions.jsonl"
     )
+  if exports:
+    lines.append(f"python -m tools.convert export --from={workdir} --to={workdir}-hf --checkpoint=best")
   return [*lines, f"python -m tools.report {workdir}", f"tensorboard --logdir {workdir}  # pip install tensorboard"]
 
 

@@ -55,6 +55,7 @@ def _train(command: Command) -> int:
   workdir = commands.workdir(command, cfg)
   print(set_up_process())
   from lm import build, record, report, train
+  from lm.interop import settings
 
   received: list[int] = []
   stop = stop_on_signals(received)
@@ -67,7 +68,8 @@ def _train(command: Command) -> int:
   if summary["status"] == "interrupted":
     return 128 + received[0]
   heads = {task.head for task in run.tasks.values()}
-  print("next:", *commands.next_commands(workdir, heads), sep="\n  ")
+  exports = settings.has_counterpart(run.program.spec.model.cfg)
+  print("next:", *commands.next_commands(workdir, heads, exports), sep="\n  ")
   return 0
 
 

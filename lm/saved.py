@@ -78,12 +78,14 @@ def load_params(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh |
 def load_model(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | None = None) -> tuple[Model, dict[str, Any]]:
   """Model (with the heads that were trained) and parameter tree, for inference; arguments as `load_params` takes them."""
   _, flat = load_params(path, which, mesh)
-  dtype = record.load_config(path).dtype if is_workdir(path) else "auto"
-  compute = device.compute_dtype(dtype, jax.devices()[0])
-  if not is_workdir(path):
-    return dataclasses.replace(weights.scan(path).model, dtype=compute), tree.unflatten(flat)
-  heads = {(task.head, task.head_spec) for task in load_tasks(path, which).values()}
-  return Model(record.read_architecture(path), tuple(sorted(heads)), compute), tree.unflatten(flat)
+  if is_workdir(path):
+    heads = {(task.head, task.head_spec) for task in load_tasks(path, which).values()}
+    dtype = device.compute_dtype(record.load_config(path).dtype, jax.devices()[0])
+    model = Model(record.read_architecture(path), tuple(sorted(heads)), dtype)
+  else:
+    model = dataclasses.replace(weights.scan(path).model, dtype=device.compute_dtype("auto", jax.devices()[0]))
+  own = tree.flatten(jax.eval_shape(model.init, jax.random.key(0)))
+  return model, tree.unflatten({name: value for name, value in flat.items() if name in own})  # a base may have other heads
 
 
 def find_tokenizer(path: Path) -> Tokenizer | None:

@@ -19,10 +19,8 @@ TEXTS = tuple(f"The {noun} {verb} number {i}.\n  It returns {i * 7} and {noun}s.
 LABELS = tuple(text.split()[1] for text in TEXTS)
 SIZES = {"num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64, "max_len": 128}
 # The first preset of every family file, and those for study.
-FAMILIES = sorted({plug.describe("model", name): name for name in reversed(plug.names("model"))}.values()) + [
-  "bert-tiny",
-  "gpt2-tiny",
-]
+_BY_FILE = {plug.describe("model", name): name for name in reversed(plug.names("model"))}
+FAMILIES = [*sorted(_BY_FILE.values()), "bert-tiny", "gpt2-tiny"]
 # Seconds that one test file may take, both workers added up. They are told at the end.
 BUDGET = 120.0
 LONGER = {

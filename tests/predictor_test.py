@@ -137,7 +137,7 @@ def test_a_text_of_many_rows_is_scored_to_its_last_token(workdirs):
   text = "The list sorts. " * 20
   whole = model.score([text, "a", ""])
   assert whole[2]["num_tokens"] == 1 and whole[2]["bits_per_byte"] == pytest.approx(-whole[2]["log_likelihood"] / math.log(2))
-  assert [row["num_tokens"] for row in whole] == [len(text) + 1, 2]
+  assert [row["num_tokens"] for row in whole] == [len(text) + 1, 2, 1]
   assert whole[1] == pytest.approx(model.score(["a"])[0], rel=1e-5)
   assert 0.5 < whole[0]["bits_per_byte"] / model.score([text[:100]])[0]["bits_per_byte"] < 2
 
@@ -184,8 +184,8 @@ def test_what_is_not_possible_is_one_line(workdirs, tmp_path):
   (tmp_path / "config.json").write_text('{"model_type": "bert"}')
   classify, causal = load(workdirs, "classify"), load(workdirs, "causal")
   for call, words in (
-    (lambda: lm.load(tmp_path), "no manifest.json; accepted is the workdir of a run"),
-    (lambda: lm.load(tmp_path / "nothing"), "no config.json and no manifest.json"),
+    (lambda: lm.load(tmp_path), "num_hidden_layers is not set"),
+    (lambda: lm.load(tmp_path / "nothing"), "no such folder"),
     (lambda: load(workdirs, "classify", checkpoint=31), "there is no such step; .* has the steps 30, 60"),
     (lambda: classify.score(["a"]), "score: needs an autoregressive run .*classify"),
     (lambda: classify.generate(["a"]), "generate: needs an autoregressive run"),

@@ -98,18 +98,22 @@ def write_pooling(family: Family, causal: bool, pooling: str) -> dict[str, str]:
   return {}
 
 
+def has_counterpart(cfg: TransformerConfig) -> bool:
+  """Whether transformers has an architecture that this model is."""
+  return not all(_differences(family, cfg) for family in families())
+
+
 def nearest(cfg: TransformerConfig) -> Family:
   """The family whose architecture this is.
 
   Raises:
     ConfigError: there is none; it says in what the nearest one differs.
   """
-  differences = [(family, _differences(family, cfg)) for family in families()]
+  differences = [(family, _differences(family, cfg)) for family in families() if family.like.causal == cfg.causal]
   family, fields = min(differences, key=lambda found: len(found[1]))
   if fields:
-    listed = ", ".join(
-      f"{field}={getattr(_plain(cfg), field)!r} (there {getattr(_plain(family.like), field)!r})" for field in fields
-    )
+    ours, theirs = _plain(cfg), _plain(family.like)
+    listed = ", ".join(f"{field}={getattr(ours, field)!r} (there {getattr(theirs, field)!r})" for field in fields)
     raise ConfigError(f"no architecture of transformers is this model; the nearest, {family.model_type}, has no {listed}")
   return family
 
@@ -140,6 +144,8 @@ def _architecture(family: Family, settings: Mapping[str, Any]) -> TransformerCon
     if value not in accepted:
       raise ValueError(f"{name}={value!r} has no counterpart here; accepted are {', '.join(map(repr, accepted))}")
   values = {field: _read(field, key.name, _setting(settings, key)) for field, key in family.keys.items()}
+  if "balance_weight" in values:  # their loss counts every choice of a token, ours is 1 per token
+    values["balance_weight"] *= values["experts_per_token"]
   values["ffn_dim"] = values["ffn_dim"] or 4 * values["model_dim"]
   values["max_len"] -= family.like.position_offset
   if family.window:
@@ -178,6 +184,8 @@ def _written(field: str, cfg: TransformerConfig, key: Key) -> Any:
     return None  # there too, it follows from the others
   if field == "max_len":
     return cfg.max_len + cfg.position_offset
+  if field == "balance_weight":
+    return cfg.balance_weight / cfg.experts_per_token
   if field.endswith("softcap"):
     return getattr(cfg, field) or None
   return getattr(cfg, {"head_dim": "channels", "num_kv_heads": "kv_heads"}.get(field, field))

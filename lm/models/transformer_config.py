@@ -32,9 +32,7 @@ class TransformerConfig:
   num_kv_heads: int = 0  # key and value heads, K; 0: num_heads; fewer is grouped-query attention
   head_dim: int = 0  # channels per head, C; 0: model_dim / num_heads
   norm: str = "layernorm"  # layernorm or rmsnorm
-  norm_position: str = (
-    "pre"  # of each sublayer: pre (GPT-2), post: after its residual (BERT), sandwich: before and after (Gemma)
-  )
+  norm_position: str = "pre"  # of a sublayer: pre (GPT-2), post: after the residual (BERT), sandwich: before and after (Gemma)
   norm_eps: float = 1e-5  # added to the variance
   norm_plus_one: bool = False  # the learned scale counts from 1 (Gemma)
   embed_norm: str = "none"  # none, own (BERT), or first: the first block's, whose output its residual starts from (ModernBERT)
@@ -85,6 +83,10 @@ class TransformerConfig:
       raise ValueError(f"model.layer_pattern={self.layer_pattern}: accepted are lists of {' and '.join(LAYER_KINDS)}")
     if ("local" in self.layer_kinds) != (self.window > 0):
       raise ValueError(f"model.window={self.window}: local layers need one, and only they (model.layer_pattern)")
+    for name in ("experts_per_token", "expert_capacity", "balance_weight", "router_z_weight"):
+      value = getattr(self, name)
+      if value < 0 or value and not self.num_experts:
+        raise ValueError(f"model.{name}={value}: must not be negative, and 0 without model.num_experts")
     if self.num_experts and (self.bias or not 0 < self.experts_per_token <= self.num_experts):
       raise ValueError(
         f"model.num_experts={self.num_experts}: needs model.bias=False and 1 to {self.num_experts} experts_per_token,"

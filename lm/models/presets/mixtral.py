@@ -7,7 +7,7 @@ from lm.models.transformer_config import TransformerConfig
 _8X7B = TransformerConfig(
   num_layers=32, model_dim=4096, num_heads=32, num_kv_heads=8, ffn_dim=14336, max_len=32_768, causal=True, vocab_size=32_000,
   norm="rmsnorm", norm_eps=1e-5, positions="rotary", rope_base=1_000_000.0, activation="silu", gated=True, bias=False,
-  num_experts=8, experts_per_token=2, balance_weight=0.02, tied=False, pooler="none",
+  num_experts=8, experts_per_token=2, balance_weight=0.04, tied=False, pooler="none",
 )  # fmt: skip
 
 PRESETS = {"mixtral-8x7b": _8X7B}

@@ -13,7 +13,7 @@ _8B = TransformerConfig(
 )  # fmt: skip
 _4B = dataclasses.replace(_8B, model_dim=2560, ffn_dim=9728, tied=True)
 _30B_A3B = dataclasses.replace(
-  _8B, num_layers=48, model_dim=2048, num_kv_heads=4, ffn_dim=768, num_experts=128, experts_per_token=8, balance_weight=0.001
+  _8B, num_layers=48, model_dim=2048, num_kv_heads=4, ffn_dim=768, num_experts=128, experts_per_token=8, balance_weight=0.008
 )
 _25 = dataclasses.replace(_8B, max_len=32_768, qk_norm=False, qkv_bias=True, tied=True, head_dim=0)
 
