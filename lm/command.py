@@ -129,7 +129,7 @@ def _can_be_made_longer(cfg: Config) -> bool:
 
 
 def next_commands(workdir: Path, heads: set[str], exports: bool) -> list[str]:
-  """What to type after a run: evaluate, use, look. heads: those that the run's tasks read. exports: whether transformers can."""
+  """What to type after a run: evaluate, use, look. heads: those that its tasks read. exports: whether transformers can."""
   lines = [f"python -m lm.main --mode=evaluate --workdir={workdir} --checkpoint=best"]
   if "lm" in heads:
     lines.append(f'python -m tools.generate --workdir={workdir} --prompt="..."')

@@ -12,7 +12,7 @@ tags: [jax, lm]
 ---
 # {name}
 
-A {model_type} with {num_params:,} parameters ({class_name}), trained with `lm` in JAX{version}.
+A {model_type} with {num_params:,} parameters ({class_name}), {made}.
 
 ```python
 from transformers import pipeline
@@ -38,7 +38,7 @@ def make_card(name: str, kind: str, written: Mapping[str, Any], num_params: int,
     model_type=written["model_type"],
     class_name=written["architectures"][0],
     num_params=num_params,
-    version=f" {run['manifest']['lm']}" if run else "",
+    made=f"trained in JAX with lm {run['manifest']['lm']}" if run.get("summary") else "written by lm",
     sections="".join(sections),
   )
 
@@ -61,8 +61,8 @@ def _training(run: Mapping[str, Any]) -> str:
 
 
 def _metrics(summary: Mapping[str, Any]) -> str:
-  final = {name: value for name, value in summary.get("final", {}).items() if name.startswith("eval/")}
-  if not final:
+  found = {name: value for name, value in summary.get("metrics", {}).items() if name.startswith("eval/")}
+  if not found:
     return ""
-  rows = [f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in sorted(final.items())]
+  rows = [f"| {name.removeprefix('eval/')} | {value:.4f} |" for name, value in sorted(found.items())]
   return "\n".join(["| metric | value |", "|---|---:|", *rows])
