@@ -125,7 +125,7 @@ class Table:
     rows = self._loaded.splits[name]
     missing = sorted({label for _, label, _ in self._loaded.splits["train"]} - {label for _, label, _ in rows})
     words = [f"lacks {_listed(missing)}"] if missing else []
-    words += [f"has {len(rows)} rows, so its figures are rough"] if len(rows) < FEW else []
+    words += [f"has few rows ({len(rows)}), so its figures are rough"] if len(rows) < FEW else []
     return f"{name} {' and '.join(words)}; data.{name}=FILE gives it rows of its own" if rows and words else ""
 
   @property
