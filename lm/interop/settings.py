@@ -57,7 +57,9 @@ def read(directory: Path) -> tuple[Family, TransformerConfig, dict[str, Any]]:
 
 def write(family: Family, cfg: TransformerConfig) -> dict[str, Any]:
   """What transformers needs to build the model: the inverse of `read` (heads and tokens are the caller's)."""
-  written: dict[str, Any] = {name: values[0] for name, values in family.only.items()} | {"model_type": family.model_type}
+  plain = lambda value: list(value) if isinstance(value, tuple) else value
+  written: dict[str, Any] = {"model_type": family.model_type}
+  written |= {name: plain(values[0]) for name, values in family.only.items()}
   for field, key in family.keys.items():
     written[key.name] = _written(field, cfg, key)
   if family.window:
