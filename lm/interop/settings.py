@@ -6,8 +6,9 @@ import json
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from lm import plug
 from lm.config import ConfigError
 from lm.models import presets
 from lm.models.family import Family, Key
@@ -21,7 +22,12 @@ ACTIVATIONS = {
 WRITTEN = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "relu_squared": "relu2", "silu": "silu"}
 KINDS = {"full_attention": "global", "sliding_attention": "local"}
 POOLING = {"cls": "first", "mean": "mean"}
-ROPE = {"rope_base", "local_rope_base", "rope_share", "rope_factor", "rope_original_len"}
+# Fields of rotary positions, and what they are called there.
+ROPE = {
+  "rope_base": "rope_theta", "local_rope_base": "rope_theta", "rope_share": "partial_rotary_factor", "rope_factor": "factor",
+  "rope_original_len": "original_max_position_embeddings",
+}  # fmt: skip
+HINTS = get_type_hints(TransformerConfig)
 
 
 def families() -> list[Family]:
@@ -42,14 +48,16 @@ def read(directory: Path) -> tuple[Family, TransformerConfig, dict[str, Any]]:
     raise ConfigError(f"{directory}: no config.json; accepted is a Hugging Face directory or the workdir of a run")
   try:
     found = json.loads(path.read_text())
-  except json.JSONDecodeError as error:
+  except ValueError as error:
     raise ConfigError(f"{path}: not JSON ({error})") from error
+  if not isinstance(found, dict):
+    raise ConfigError(f"{path}: expected a JSON object, got {str(found)[:80]}")
   known = {name: family for family in families() for name in (family.model_type, *family.aliases)}
-  family = known.get(found.get("model_type"))
+  family = known.get(str(found.get("model_type")))
   if family is None:
     raise ConfigError(f"{path}: model_type={found.get('model_type')!r} is unknown; known are {', '.join(sorted(known))}")
-  settings = {**found, **found.get(family.nested, {})} if family.nested else found
   try:
+    settings = found | _object(family.nested, found.get(family.nested))
     return family, _architecture(family, settings), settings
   except ValueError as error:
     raise ConfigError(f"{path}: {error}") from error
@@ -122,7 +130,7 @@ def nearest(cfg: TransformerConfig) -> Family:
 
 def _differences(family: Family, cfg: TransformerConfig) -> list[str]:
   """Fields of a model that the family cannot say."""
-  free = set(TRAINING_FIELDS) | set(family.keys) | (ROPE - {"local_rope_base"} if family.rope else set())
+  free = set(TRAINING_FIELDS) | set(family.keys) | (set(ROPE) - {"local_rope_base"} if family.rope else set())
   free |= {"local_rope_base"} if family.rope == "by_kind" else set()
   free |= {"layer_pattern", "window"} if family.window else set()
   ours, theirs = _plain(cfg), _plain(family.like)
@@ -153,10 +161,17 @@ def _architecture(family: Family, settings: Mapping[str, Any]) -> TransformerCon
   if family.window:
     values |= _windows(family, settings, values["num_layers"])
   if family.rope:
-    values |= _rope(family, settings)
+    values |= _rope(family, settings, values.get("layer_pattern", family.like.layer_pattern))
   # What only shapes training keeps our default where their config says nothing of it.
   unsaid: dict[str, Any] = {"expert_capacity": 0.0, "router_z_weight": 0.0, "balance_weight": 0.0}
   return dataclasses.replace(family.like, **unsaid | values)
+
+
+def _object(name: str, value: Any) -> dict[str, Any]:
+  """A part of a config.json, {} where it is null or not there."""
+  if value is not None and not isinstance(value, dict):
+    raise ValueError(f"{name}={value!r}: expected an object")
+  return value or {}
 
 
 def _setting(settings: Mapping[str, Any], key: Key) -> Any:
@@ -167,13 +182,14 @@ def _setting(settings: Mapping[str, Any], key: Key) -> Any:
 
 
 def _read(field: str, name: str, value: Any) -> Any:
+  value = plug.convert(name, value, HINTS[field])
   if field == "activation" and value not in ACTIVATIONS:
     raise ValueError(f"{name}={value!r} is unknown; known are {', '.join(ACTIVATIONS)}")
   if field == "activation":
     return ACTIVATIONS[value]
-  if field == "attention_scale":
-    return value**-0.5
-  return value
+  if field == "attention_scale" and value <= 0:
+    raise ValueError(f"{name}={value}: must be above 0")
+  return value**-0.5 if field == "attention_scale" else value
 
 
 def _written(field: str, cfg: TransformerConfig, key: Key) -> Any:
@@ -195,44 +211,53 @@ def _written(field: str, cfg: TransformerConfig, key: Key) -> Any:
 
 def _windows(family: Family, settings: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
   pattern = family.pattern
-  if family.period and settings.get(family.period):
-    local = ("local",) * (settings[family.period] - 1)
+  if family.period and settings.get(family.period) is not None:
+    period = plug.convert(family.period, settings[family.period], int)
+    if period < 1:
+      raise ValueError(f"{family.period}={period}: must be at least 1")
+    local = ("local",) * (period - 1)
     pattern = ("global", *local) if pattern[0] == "global" else (*local, "global")
   kinds = [pattern[i % len(pattern)] for i in range(num_layers)]
   if settings.get("layer_types"):
-    unknown = set(settings["layer_types"]) - set(KINDS)
-    if unknown or len(settings["layer_types"]) != num_layers:
-      raise ValueError(f"layer_types: expected {num_layers} of {', '.join(KINDS)}")
-    kinds = [KINDS[name] for name in settings["layer_types"]]
+    names = settings["layer_types"]
+    if not isinstance(names, list) or len(names) != num_layers or any(name not in tuple(KINDS) for name in names):
+      raise ValueError(f"layer_types={names!r}: expected {num_layers} of {', '.join(KINDS)}")
+    kinds = [KINDS[name] for name in names]
   if "local" not in kinds:
     return {"layer_pattern": ("global",), "window": 0}
   period = next(n for n in range(1, num_layers + 1) if all(kinds[i] == kinds[i % n] for i in range(num_layers)))
-  window = _setting(settings, Key(family.window))
+  window = _read("window", family.window, _setting(settings, Key(family.window)))
   # A bidirectional model's setting counts both sides.
   return {"layer_pattern": tuple(kinds[:period]), "window": window if family.like.causal else window // 2 + 1}
 
 
-def _rope(family: Family, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _rope(family: Family, settings: Mapping[str, Any], pattern: tuple[str, ...]) -> dict[str, Any]:
   """Reads both forms: rope_parameters of transformers 5, and rope_theta with rope_scaling before it."""
   like = family.like
-  found = settings.get("rope_parameters") or {}
-  by_kind = "full_attention" in found
-  whole = dict(found["full_attention"] if by_kind else found or settings.get("rope_scaling") or {})
-  default = settings.get("rope_theta") or settings.get("global_rope_theta") or like.rope_base
-  values: dict[str, Any] = {"rope_base": whole.get("rope_theta", default), "rope_share": 1.0}
+  found = _object("rope_parameters", settings.get("rope_parameters"))
+  by_kind = bool(KINDS.keys() & found.keys())
+  for theirs, ours in KINDS.items():
+    if by_kind and ours in pattern and theirs not in found:
+      raise ValueError(f"rope_parameters: {theirs} is not set")
+  of_kind = lambda kind: _object(f"rope_parameters.{kind}", found.get(kind))
+  whole = of_kind("full_attention") if by_kind else found or _object("rope_scaling", settings.get("rope_scaling"))
+  values: dict[str, Any] = {}
+  values["rope_base"] = (
+    whole.get("rope_theta") or settings.get("rope_theta") or settings.get("global_rope_theta") or like.rope_base
+  )
   if family.rope == "by_kind":
-    local = dict(found["sliding_attention"]) if by_kind else {}
+    local = of_kind("sliding_attention")
     if local.get("rope_type", "default") != "default":
       raise ValueError(f"rope_type={local['rope_type']!r} of local layers has no counterpart here; accepted is 'default'")
     older = settings.get("rope_local_base_freq") or settings.get("local_rope_theta") or like.local_rope_base
-    values["local_rope_base"] = local.get("rope_theta", older)
+    values["local_rope_base"] = local.get("rope_theta") or older
   values["rope_share"] = whole.get("partial_rotary_factor") or settings.get("partial_rotary_factor") or 1.0
   kind = whole.get("rope_type", whole.get("type", "default"))
   if kind not in ("default", "linear", "llama3"):
     raise ValueError(f"rope_type={kind!r} has no counterpart here; accepted are default, linear, llama3")
   llama3 = kind == "llama3"
-  if llama3 and (whole["low_freq_factor"], whole["high_freq_factor"]) != (LOW, HIGH):
+  if llama3 and (whole.get("low_freq_factor"), whole.get("high_freq_factor")) != (LOW, HIGH):
     raise ValueError(f"rope_parameters: low_freq_factor and high_freq_factor must be {LOW:g} and {HIGH:g}")
-  values["rope_factor"] = whole["factor"] if kind != "default" else 1.0
-  values["rope_original_len"] = whole["original_max_position_embeddings"] if llama3 else 0
-  return values
+  values["rope_factor"] = _setting(whole, Key("factor")) if kind != "default" else 1.0
+  values["rope_original_len"] = _setting(whole, Key("original_max_position_embeddings")) if llama3 else 0
+  return {field: plug.convert(f"{ROPE[field]} of rotary positions", value, HINTS[field]) for field, value in values.items()}

@@ -7,8 +7,10 @@ than it. Format: 8 bytes of the header's length, a JSON header, the data.
 import dataclasses
 import json
 import math
+import operator
 import os
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +18,7 @@ import numpy as np
 from lm.config import ConfigError
 
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16), "F64": np.dtype("<f8")}
+PIECE = 2**22  # numbers of a tensor that are compared at a time
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -30,7 +33,22 @@ class Tensor:
 
   def read(self) -> np.ndarray:
     """The whole tensor, as stored."""
-    return np.fromfile(self.file, self.dtype, math.prod(self.shape), offset=self.offset).reshape(self.shape)
+    return self.read_flat(0, math.prod(self.shape)).reshape(self.shape)
+
+  def read_flat(self, start: int, stop: int) -> np.ndarray:
+    """Some of its numbers in their order in the file."""
+    assert self.dtype is not None, f"{self.file}: not of a floating-point type"
+    return np.fromfile(self.file, self.dtype, stop - start, offset=self.offset + start * self.dtype.itemsize)
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+  """Whether two tensors hold the same floating-point numbers; a piece of each is read at a time."""
+  if a.shape != b.shape or a.dtype is None or b.dtype is None:
+    return False
+  size = math.prod(a.shape)
+  return all(
+    np.array_equal(a.read_flat(i, min(i + PIECE, size)), b.read_flat(i, min(i + PIECE, size))) for i in range(0, size, PIECE)
+  )
 
 
 def scan(directory: Path) -> dict[str, Tensor]:
@@ -47,8 +65,10 @@ def scan(directory: Path) -> dict[str, Tensor]:
     return _header(directory / SINGLE)
   try:
     weight_map = json.loads(index.read_text())["weight_map"]
-  except (json.JSONDecodeError, KeyError) as error:
-    raise ConfigError(f"{index}: not an index of safetensors files, which has a 'weight_map'") from error
+    if not all(isinstance(file, str) for file in weight_map.values()):
+      raise TypeError
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ConfigError(f"{index}: not an index of safetensors files, which has a 'weight_map' from tensors to files") from error
   found: dict[str, Tensor] = {}
   for name in sorted(set(weight_map.values())):
     if not (directory / name).is_file():
@@ -78,17 +98,26 @@ def _header(file: Path) -> dict[str, Tensor]:
       if not 2 <= length <= size - 8:
         raise ValueError(f"its header of {length} bytes does not fit {size} bytes")
       header = json.loads(stream.read(length))
-    except ValueError as error:
+      if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    except (ValueError, RecursionError) as error:
       raise ConfigError(f"{file}: cut off, or not a safetensors file ({error})") from error
-  found, begin = {}, 8 + length
-  for name, entry in header.items():
-    if name == "__metadata__":
-      continue
-    tensor = Tensor(file, begin + entry["data_offsets"][0], tuple(entry["shape"]), DTYPES.get(entry["dtype"]))
-    num_bytes = entry["data_offsets"][1] - entry["data_offsets"][0]
-    if tensor.offset + num_bytes > size:
-      raise ConfigError(f"{file}: cut off: {name} of {num_bytes} bytes does not end within its {size} bytes")
-    if tensor.dtype is not None and num_bytes != math.prod(tensor.shape) * tensor.dtype.itemsize:
-      raise ConfigError(f"{file}: {name} has {num_bytes} bytes, not those of {entry['dtype']} {list(tensor.shape)}")
-    found[name] = tensor
-  return found
+  begin = 8 + length
+  return {name: _tensor(file, name, entry, begin, size) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _tensor(file: Path, name: str, entry: Any, begin: int, size: int) -> Tensor:
+  """One entry of a header. begin: byte of the file where its data begin. size: bytes of the file."""
+  try:
+    kind, shape = entry["dtype"], tuple(map(operator.index, entry["shape"]))
+    start, stop = map(operator.index, entry["data_offsets"])
+    if not 0 <= start <= stop or min(shape, default=0) < 0 or not isinstance(kind, str):
+      raise ValueError
+  except (ValueError, KeyError, TypeError) as error:
+    raise ConfigError(f"{file}: not a safetensors file, its header says of {name}: {str(entry)[:80]!r}") from error
+  if begin + stop > size:
+    raise ConfigError(f"{file}: cut off: {name} of {stop - start} bytes does not end within its {size} bytes")
+  dtype = DTYPES.get(kind)
+  if dtype is not None and stop - start != math.prod(shape) * dtype.itemsize:
+    raise ConfigError(f"{file}: {name} has {stop - start} bytes, not those of {kind} {list(shape)}")
+  return Tensor(file, begin + start, shape, dtype)

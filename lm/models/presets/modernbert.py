@@ -68,6 +68,7 @@ FAMILIES = (
       "decoder_bias": (True,),
       "classifier_activation": ("gelu",),
       "tie_word_embeddings": (True,),
+      "classifier_pooling": ("cls", "mean"),
     },  # fmt: skip
     window="local_attention",
     pattern=_BASE.layer_pattern,
