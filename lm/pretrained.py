@@ -18,6 +18,7 @@ from lm.files import write_json
 from lm.interop import settings, weights
 from lm.models.heads import HeadSpec
 from lm.models.model import Model
+from lm.models.transformer_config import TransformerConfig
 from lm.tasks.classify import Classify, pool
 from lm.tasks.task import Task
 
@@ -61,8 +62,11 @@ class Pretrained:
       segment_ids: equal in tokens that see each other, 0 on padding; all 1 if not given.
       positions: counted in each segment if not given.
       attention_mask: 1 on tokens, 0 on padding, instead of segment_ids.
+
+    Raises:
+      ConfigError: arrays of another shape or type, or numbers that the model has no row for.
     """
-    inputs = _inputs(np.asarray(tokens), segment_ids, positions, attention_mask)
+    inputs = _inputs(self.model.cfg, np.asarray(tokens), segment_ids, positions, attention_mask)
     return {name: np.asarray(value) for name, value in _run(self.model, self.pooling, self.params, inputs).items()}
 
 
@@ -76,13 +80,10 @@ def load_pretrained(path: str | Path, checkpoint: str | int = "last") -> Pretrai
   """
   folder = saved.find(str(path), "path")
   model, params = saved.load_model(folder, checkpoint)
-  tok = saved.find_tokenizer(folder)
-  if tok is not None and tok.vocab_size > model.cfg.vocab_size:
-    raise ConfigError(f"{folder}: its tokenizer has {tok.vocab_size} pieces, its embedding table {model.cfg.vocab_size} rows")
   return Pretrained(
     model=dataclasses.replace(model, dtype="float32"),
     params=params,
-    tokenizer=tok,
+    tokenizer=saved.find_tokenizer(folder),
     tasks=saved.load_tasks(folder, checkpoint),
     token_ids=saved.token_ids(folder),
   )
@@ -107,34 +108,47 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
     written["id2label"] = {str(i): label for i, label in enumerate(pretrained.labels)}
     written["label2id"] = {label: i for i, label in enumerate(pretrained.labels)}
   kept = [(name, spec) for name, spec in model.heads if spec.kind == kind or not kind]
+  if pretrained.tokenizer is not None:  # the one that may be refused comes first, so that nothing is left behind
+    to_huggingface(pretrained.tokenizer, folder, cfg.max_len, cfg.causal, cfg.token_types > 1)
   folder.mkdir(parents=True, exist_ok=True)
   weights.save(dataclasses.replace(model, heads=tuple(kept)), tree.flatten(pretrained.params), family, folder, dtype)
   write_json(folder / "config.json", written)
   if kind == "lm":
     ids = {name: value for name, value in pretrained.token_ids.items() if name.split("_")[0] in ("bos", "eos", "pad")}
     write_json(folder / "generation_config.json", ids)
-  if pretrained.tokenizer is not None:
-    to_huggingface(pretrained.tokenizer, folder, cfg.max_len, cfg.causal, cfg.token_types > 1)
   return written
 
 
-def _inputs(tokens_BT, segment_ids, positions, attention_mask) -> dict[str, jax.Array]:
-  if tokens_BT.ndim != 2:
+def _inputs(cfg: TransformerConfig, tokens_BT, segment_ids, positions, attention_mask) -> dict[str, jax.Array]:
+  if tokens_BT.ndim != 2 or not tokens_BT.size:
     raise ConfigError(f"tokens: expected [B, T], got the shape {list(tokens_BT.shape)}")
   if segment_ids is not None and attention_mask is not None:
     raise ConfigError("segment_ids and attention_mask: give one of them")
   given = attention_mask if segment_ids is None else segment_ids
   segment_ids_BT = np.ones_like(tokens_BT) if given is None else np.asarray(given)
+  of_mask = attention_mask is not None
+  _check("tokens", tokens_BT, tokens_BT.shape, cfg.vocab_size)
+  _check("attention_mask" if of_mask else "segment_ids", segment_ids_BT, tokens_BT.shape, 2 if of_mask else None)
   if positions is None:
     starts_BT = np.concatenate([np.ones_like(segment_ids_BT[:, :1]), np.diff(segment_ids_BT, axis=1) != 0], axis=1)
     slots_BT = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
     positions = slots_BT - np.maximum.accumulate(np.where(starts_BT, slots_BT, 0), axis=1)
   arrays = {"tokens": tokens_BT, "segment_ids": segment_ids_BT, "positions": np.asarray(positions)}
-  for name, array in arrays.items():
-    if array.shape != tokens_BT.shape:
-      raise ConfigError(f"{name}: expected the shape of tokens {list(tokens_BT.shape)}, got {list(array.shape)}")
+  _check("positions", arrays["positions"], tokens_BT.shape, cfg.max_len if cfg.positions == "learned" else None)
   rows = {"row": np.arange(len(tokens_BT))}
   return {name: jnp.asarray(array, jnp.int32) for name, array in (arrays | rows).items()}
+
+
+def _check(name: str, array: np.ndarray, shape: tuple[int, ...], limit: int | None) -> None:
+  """Raises ConfigError unless it has that shape and numbers 0 <= n < limit: a table's lookup takes its last row for others."""
+  if array.shape != shape:
+    raise ConfigError(f"{name}: expected the shape of tokens {list(shape)}, got {list(array.shape)}")
+  if array.dtype.kind not in "iub":
+    raise ConfigError(f"{name}: expected integers, got {array.dtype}")
+  top = np.iinfo(np.int32).max + 1 if limit is None else limit
+  bad = array[(array < 0) | (array >= top)]
+  if bad.size:
+    raise ConfigError(f"{name}: has {bad[0]}, accepted are 0 to {top - 1}")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

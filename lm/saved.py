@@ -89,11 +89,20 @@ def load_model(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | 
 
 
 def find_tokenizer(path: Path) -> Tokenizer | None:
-  """The copy in a workdir, so that it stays whole when the original moves; that of a Hugging Face directory. None without."""
+  """The copy in a workdir, so that it stays whole when the original moves; that of a Hugging Face directory. None without.
+
+  Raises:
+    ConfigError: files that are no tokenizer, or one with ids for which the embedding table has no row.
+  """
   if is_workdir(path):
     kept = record.read_manifest(path)["tokenizer"]
-    return tokenizers.load(tokenizers.saved_path(path, kept)) if kept else None
-  return tokenizers.load(str(path)) if any((path / name).is_file() for name in TOKENIZER_FILES) else None
+    where = tokenizers.saved_path(path, kept) if kept else ""
+  else:
+    where = str(path) if any((path / name).is_file() for name in TOKENIZER_FILES) else ""
+  tok, num_rows = tokenizers.load(where) if where else None, read_architecture(path).vocab_size
+  if tok is not None and tok.vocab_size > num_rows:
+    raise ConfigError(f"{path}: its tokenizer has {tok.vocab_size} pieces, its embedding table {num_rows} rows")
+  return tok
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
