@@ -19,15 +19,20 @@ BEST = "best.json"
 
 
 class Checkpoints:
-  """The checkpoints of one workdir: the newest `keep`, and the best. Saving is asynchronous; leaving the context waits."""
+  """The checkpoints of one workdir: the newest `keep`, and the best. Saving is asynchronous; leaving the context waits.
 
-  def __init__(self, directory: Path, keep: int = 1):
+  in_flight: bytes that are being written at once, no fewer than the largest shard has; None: all, which is a second copy.
+  """
+
+  def __init__(self, directory: Path, keep: int = 1, in_flight: int | None = None):
     from orbax.checkpoint import v1 as ocp
 
     self._directory, self._keep = directory, keep
     policy: Any = self  # its `should_preserve` below
+    context = ocp.Context()
+    context.memory.write_concurrent_bytes = in_flight
     self._checkpointer = ocp.training.Checkpointer(
-      str(directory.absolute()), preservation_policy=policy, cleanup_tmp_directories=True
+      str(directory.absolute()), preservation_policy=policy, cleanup_tmp_directories=True, context=context
     )
     self._saved_step = self.latest
     self.best: dict[str, Any] | None = read_best(directory)

@@ -1,6 +1,8 @@
 """Between Hugging Face directories and workdirs: import, export, and a check of what either computes (`tools.convert`)."""
 
 import dataclasses
+import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,22 +10,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lm import config, record, saved, sharding, tree
+from lm import config, record, saved, tree
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
 from lm.files import read_json
+from lm.interop import weights
 from lm.interop.card import make_card
 from lm.pretrained import load_pretrained, save_pretrained
 from lm.state import TrainState
 
 ARRAYS = ("tokens", "segment_ids", "positions", "attention_mask")
+WRITE_BYTES = 2**27  # of an import, at once
 
 
 def import_checkpoint(source: str, out: Path) -> str:
   """Writes a Hugging Face directory or id as a workdir, whose checkpoint restores onto any mesh; returns a line about it.
 
-  Tensors are read one by one onto the devices and written from there: the host holds the parameters once.
+  Tensors are read one by one onto the devices and written from there, each split over them in layers or rows, which are
+  written a few at a time: the host holds the parameters once, and one part.
 
   Raises:
     ConfigError: a source that cannot be read, or an `out` that holds something.
@@ -33,8 +39,8 @@ def import_checkpoint(source: str, out: Path) -> str:
     raise ConfigError(f"--from={source}: is the workdir of a run already; give it as config.init_from")
   _check_empty(out)
   architecture, tok, tasks = saved.read_architecture(folder), saved.find_tokenizer(folder), saved.load_tasks(folder)
-  mesh = sharding.make_mesh(config.Mesh(), jax.devices()[:1])
-  _, flat = saved.load_params(folder, mesh=mesh)
+  found = weights.scan(folder)
+  flat = weights.load(found, {leaf.name: _parts(leaf.shape) for leaf in found.leaves})
   task = next(iter(tasks), "causal" if architecture.causal else "mlm")
   cfg = config.from_dict({"task": task, "data": "memory", "seq_len": architecture.max_len})
   described = {name: {"name": name, **dataclasses.asdict(value)} for name, value in tasks.items()}
@@ -42,7 +48,8 @@ def import_checkpoint(source: str, out: Path) -> str:
     out, cfg, architecture, tok, {"source": source, "token_ids": saved.token_ids(folder), "tasks": described}
   )
   state = TrainState(jnp.zeros((), jnp.int32), tree.unflatten(flat), {}, {}, {}, {})
-  with Checkpoints(out / "checkpoints") as checkpoints:
+  largest = max(math.prod(value.sharding.shard_shape(value.shape)) * value.dtype.itemsize for value in flat.values())
+  with Checkpoints(out / "checkpoints", in_flight=max(WRITE_BYTES, largest + 1)) as checkpoints:
     checkpoints.save(0, state, with_frozen=False, progress={"tasks": described})
   return f"{out}: {tree.count(flat):,} parameters of {source}; heads: {', '.join(tasks) or 'none'}"
 
@@ -90,10 +97,12 @@ def check(source: str, arrays: Path, out: Path) -> str:
   arrays: tokens [B, T], and optionally segment_ids, positions or attention_mask. out: hidden_states [L + 1, B, T, D], and
   logits and pooled where the model has them, as `Pretrained.run` gives them.
   """
+  if not out.absolute().parent.is_dir() or out.is_dir():
+    raise ConfigError(f"--output={out}: not a file in a folder that exists")
   try:
-    with np.load(arrays) as found:
+    with zipfile.ZipFile(arrays), np.load(arrays) as found:
       given = {name: found[name] for name in found.files}
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, zipfile.BadZipFile) as error:
     raise ConfigError(f"--input={arrays}: not an npz file ({error})") from error
   unknown = set(given) - set(ARRAYS)
   if "tokens" not in given or unknown:
@@ -104,6 +113,16 @@ def check(source: str, arrays: Path, out: Path) -> str:
   return f"{out}: " + ", ".join(f"{name} {list(array.shape)}" for name, array in found.items())
 
 
+def _parts(shape: tuple[int, ...]) -> jax.sharding.Sharding:
+  """Over as many devices as the first dim can be split over."""
+  devices = jax.devices()
+  num_parts = max(n for n in range(1, len(devices) + 1) if shape[0] % n == 0)
+  mesh = jax.make_mesh((num_parts,), ("part",), axis_types=(AxisType.Auto,), devices=devices[:num_parts])
+  return NamedSharding(mesh, PartitionSpec("part"))
+
+
 def _check_empty(out: Path) -> None:
+  if out.exists() and not out.is_dir():
+    raise ConfigError(f"--to={out}: not a folder")
   if out.exists() and any(out.iterdir()):
     raise ConfigError(f"--to={out}: holds something already; nothing is overwritten")

@@ -9,9 +9,13 @@ import argparse
 import sys
 from pathlib import Path
 
+import jax
+
 from lm import convert
 from lm.interop.weights import TYPES
 from lm.main import set_up_process
+
+CPU_DEVICES = 32
 
 
 def main() -> int:
@@ -31,6 +35,9 @@ def main() -> int:
   )
   checking.add_argument("--output", type=Path, required=True, help="npz with logits, hidden_states [L + 1, B, T, D], pooled")
   args = parser.parse_args()
+  if args.command == "import":
+    # The CPU counts as several devices, so that an import writes each parameter in parts.
+    jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
   set_up_process()
   try:
     if args.command == "import":

@@ -171,13 +171,14 @@ def labels(checkpoint: Checkpoint) -> tuple[str, ...]:
   spec = dict(checkpoint.model.heads).get("classify")
   if spec is None or not spec.num_outputs:
     return ()
-  names = {int(i): str(label) for i, label in (checkpoint.settings.get("id2label") or {}).items()}
-  found = tuple(names.get(i, f"LABEL_{i}") for i in range(spec.num_outputs))
-  if len(names) > spec.num_outputs or len(set(found)) < len(found):
+  usual = {str(i): f"LABEL_{i}" for i in range(spec.num_outputs)}
+  given = checkpoint.settings.get("id2label") or usual
+  if not isinstance(given, dict) or given.keys() != usual.keys() or len(set(map(str, given.values()))) < len(usual):
     raise ConfigError(
-      f"{checkpoint.directory}: id2label has {len(set(names.values()))} labels, the classifier {spec.num_outputs} outputs"
+      f"{checkpoint.directory}: id2label={str(given)[:200]} is not a label of its own for each of the classifier's"
+      f" {spec.num_outputs} outputs"
     )
-  return found
+  return tuple(str(given[i]) for i in usual)
 
 
 def leaves_of(family: Family, model: Model) -> Iterator[Leaf]:
@@ -199,7 +200,7 @@ def _load_leaf(leaf: Leaf, found: Mapping[str, Tensor], sharding: jax.sharding.S
 
   def read(index: tuple[slice, ...]) -> np.ndarray:
     whole = [range(*s.indices(n)) for s, n in zip(index, leaf.shape, strict=True)]
-    out = np.empty([len(r) for r in whole], np.float32)
+    out = _empty([len(r) for r in whole])
     inner = index[leaf.stacked :]
     for place in itertools.product(*whole[: leaf.stacked]):
       target = tuple(i - r.start for i, r in zip(place, whole, strict=False))
@@ -207,6 +208,14 @@ def _load_leaf(leaf: Leaf, found: Mapping[str, Tensor], sharding: jax.sharding.S
     return out
 
   return jax.make_array_from_callback(leaf.shape, sharding, cast(Any, read))
+
+
+def _empty(shape: list[int]) -> np.ndarray:
+  """An fp32 array that starts where jax's CPU device takes it as it is; it copies what numpy allocates."""
+  num_bytes, aligned = 4 * math.prod(shape), 64
+  memory = np.empty(num_bytes + aligned, np.uint8)
+  start = -memory.ctypes.data % aligned
+  return memory[start : start + num_bytes].view(np.float32).reshape(shape)
 
 
 def _canonical(directory: Path, family: Family, cfg: TransformerConfig, found: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -218,11 +227,17 @@ def _canonical(directory: Path, family: Family, cfg: TransformerConfig, found: d
     raise ConfigError(f"{directory}: has no tensor {expected}, which a {family.model_type} has")
   spelled = lambda name: re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name.removeprefix(prefix)))
   file_names = {theirs: ours for ours, theirs in family.renamed.items()}
-  named = {file_names.get(spelled(name), spelled(name)): tensor for name, tensor in found.items()}
+  named: dict[str, Tensor] = {}
+  first: dict[str, str] = {}
+  for name, tensor in found.items():
+    ours = file_names.get(spelled(name), spelled(name))
+    if ours in named:
+      raise ConfigError(f"{directory}: {first[ours]} and {name} are two spellings of one tensor")
+    named[ours], first[ours] = tensor, name
   for copy, original in family.copies:
     if copy not in named or (original == embed and not cfg.tied):
       continue
-    if original in named and not np.array_equal(named[copy].read(), named[original].read()):
+    if original in named and not tensors.equal(named[copy], named[original]):
       raise ConfigError(f"{directory}: {copy} differs from {original}, but config.json says that they are tied")
     named.setdefault(original, named.pop(copy))
   return named
