@@ -1,0 +1,1 @@
+"""How much host memory does an import take?"""
