@@ -22,8 +22,9 @@ def resolve(path_or_id: str) -> Path:
   import httpx2
   from huggingface_hub import errors, snapshot_download
 
+  refused = (errors.HFValidationError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
   try:
     return Path(snapshot_download(path_or_id, allow_patterns=list(FILES)))
-  except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx2.HTTPError) as error:
+  except (*refused, httpx2.HTTPError) as error:
     reason = str(error).strip().splitlines()[0]
     raise ConfigError(f"{path_or_id}: no such folder, and the hub does not give it: {reason}") from error

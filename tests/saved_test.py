@@ -1,0 +1,130 @@
+"""A run that starts from a Hugging Face directory: which heads are new, full and LoRA, resumed, and used as any run is."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import lm
+from lm import build, saved, train, tree
+from lm.config import ConfigError
+from lm.interop import load_pretrained, weights
+from tests.conftest import LABELS, TEXTS, make_config, make_run
+from tests.interop.directories import GOLDEN, make
+
+BERT, LLAMA = "bert-base-uncased", "llama-3.1-8b"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  """One directory for every kind of head."""
+  root = tmp_path_factory.mktemp("directories")
+  kinds = {"masked": [BERT, "mlm"], "pooled": [BERT], "classes": [BERT, "classifier"], "causal": [LLAMA, "lm"]}
+  for name, (preset, *heads) in kinds.items():
+    make(root / name, preset, *heads)
+  return root
+
+
+def start(kind, folder, **settings):
+  """A run from a directory: its model and tokenizer."""
+  return make_run(kind, init_from=str(folder), model=None, tokenizer="", **settings)
+
+
+@pytest.mark.parametrize(
+  ("kind", "name", "notice", "heads"),
+  [
+    ("mlm", "masked", "new: none; left out: none", ["head_mlm"]),
+    ("causal", "causal", "new: none; left out: none", ["head_lm"]),
+    ("classify", "masked", "new: head_classify; left out: head_mlm", []),
+    ("classify", "pooled", "new: head_classify/out; left out: none", ["head_classify/pooler"]),
+    ("classify", "classes", "new: none; left out: none", ["head_classify"]),
+    ("classify", "causal", "new: head_classify; left out: head_lm", []),
+    ("mlm", "classes", "new: head_mlm; left out: head_classify", []),
+  ],
+)
+def test_heads_that_are_there_are_taken_and_the_others_are_said(kind, name, notice, heads, folders):
+  run = start(kind, folders / name)
+  assert run.base.notice == notice
+  state = run.init_state()
+  params = tree.flatten(tree.merge(state.params, state.frozen))
+  theirs = weights.load(weights.scan(folders / name))
+  taken = [key for key in params if key in theirs]
+  assert {key for key in taken if key.startswith("head_")} == {key for key in params if any(map(key.startswith, heads))}
+  assert {key for key in theirs if key.startswith("backbone")} <= set(taken)
+  for key in taken:
+    np.testing.assert_array_equal(params[key], theirs[key], err_msg=key)
+
+
+@pytest.mark.parametrize("peft", ["full", "lora(rank=2)"])
+def test_a_run_from_a_directory_is_trained_resumed_and_used(peft, folders, tmp_path):
+  folder = folders / "pooled"
+  settings = {"peft": peft, "total_steps": 4, "checkpoint_every": 2}
+  whole = train.train(start("classify", folder, **settings), tmp_path / "whole")
+  stopped = iter([False, False, True])
+  train.train(start("classify", folder, **settings), tmp_path / "parts", stop=lambda: next(stopped, True))
+  assert json.loads((tmp_path / "parts" / "summary.json").read_text())["status"] == "interrupted"
+  again = train.train(start("classify", folder, **settings), tmp_path / "parts")
+  assert again["loss_sha256"] == whole["loss_sha256"]
+  assert again["params_sha256"] == whole["params_sha256"]
+  model = lm.load(tmp_path / "parts", devices=jax.devices()[:1])
+  assert {row["label"] for row in model.predict(TEXTS[:3])} <= set(LABELS)
+  assert "backbone/embed/embedding" in tree.flatten(model.params)
+
+
+def test_a_base_that_changed_is_refused_when_its_run_is_used(tmp_path):
+  folder = make(tmp_path / "base", BERT)
+  train.train(start("classify", folder, peft="lora(rank=2)", total_steps=1), tmp_path / "run")
+  path = folder / "model.safetensors"
+  data = bytearray(path.read_bytes())
+  data[-1] ^= 1
+  path.write_bytes(data)
+  with pytest.raises(ConfigError, match="its parameters changed since that run started"):
+    lm.load(tmp_path / "run")
+
+
+def test_a_directory_answers_as_a_predictor(folders):
+  load = lambda name, devices=1: lm.load(folders / name, devices=jax.devices()[:devices])
+  model = load("classes")
+  found = model.predict(TEXTS[:5])
+  assert {row["label"] for row in found} <= set(LABELS) and list(found[0]["scores"]) == sorted(set(LABELS))
+  np.testing.assert_allclose(load("classes", 8).embed(TEXTS[:5]), model.embed(TEXTS[:5]), atol=1e-5)
+  causal = load("causal")
+  assert causal.score(["The list"])[0]["num_tokens"] == len("The list") + 1
+  assert causal.generate(["The list"], max_new_tokens=4, temperature=0) == causal.generate(["The list"], 4, 0)
+  with pytest.raises(ConfigError, match="generate: needs an autoregressive run"):
+    model.generate(["The list"])
+
+
+def test_a_directory_has_the_tasks_of_its_heads(folders):
+  assert {name: list(saved.load_tasks(folders / name)) for name in ("masked", "pooled", "classes", "causal")} == {
+    "masked": ["mlm"],
+    "pooled": [],
+    "classes": ["classify"],
+    "causal": ["causal"],
+  }
+  assert saved.load_tasks(folders / "classes")["classify"].labels == tuple(sorted(set(LABELS)))
+
+
+def test_special_tokens_are_those_of_the_config_or_else_of_the_tokenizer(folders, tmp_path):
+  assert saved.token_ids(folders / "masked") == {"pad_token_id": 0, "eos_token_id": 3}
+  train.train(make_run(total_steps=1), tmp_path)
+  assert saved.token_ids(tmp_path) == {
+    f"{name}_token_id": i for name, i in zip(("pad", "bos", "eos", "cls", "sep"), (0, 2, 3, 2, 3), strict=True)
+  }
+
+
+def test_without_a_tokenizer_one_must_be_given():
+  folder = str(GOLDEN / "bert-mlm")
+  with pytest.raises(ConfigError, match=r"config.tokenizer: not set, and config.init_from=.* has none"):
+    build.make_run(make_config("mlm", init_from=folder, model=None, tokenizer=""))
+  with pytest.raises(ConfigError, match="has 261 pieces, config.init_from=.* embeds 64"):
+    build.make_run(make_config("mlm", init_from=folder, model=None))
+  with pytest.raises(ConfigError, match="has no tokenizer files"):
+    lm.load(folder)
+  assert load_pretrained(folder).tokenizer is None
+
+
+def test_what_is_neither_is_one_line_that_names_the_setting(tmp_path):
+  with pytest.raises(ConfigError, match=r"config.init_from=.*: not the workdir of a run and no Hugging Face directory"):
+    build.make_run(make_config("mlm", init_from=str(tmp_path), model=None, tokenizer=""))
