@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from lm import config, record, saved, tree
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
 from lm.files import read_json
-from lm.interop import weights
-from lm.interop.card import make_card
-from lm.pretrained import load_pretrained, save_pretrained
+from lm.interop import adapter, weights
+from lm.interop.card import make_adapter_card, make_card
+from lm.pretrained import load_pretrained, save_adapter, save_pretrained
 from lm.state import TrainState
 
 ARRAYS = ("tokens", "segment_ids", "positions", "attention_mask")
@@ -64,18 +63,30 @@ def export_checkpoint(source: str, out: Path, which: str = "last", dtype: str = 
   pretrained = load_pretrained(source, which)
   written = save_pretrained(pretrained, out, dtype)
   folder = saved.find(source, "--from")
-  run: Mapping[str, Any] = {}
-  if saved.is_workdir(folder):
-    run = {
-      "manifest": record.read_manifest(folder),
-      "summary": record.read_summary(folder),
-      "config": read_json(folder / "config.json"),
-    }
+  run = _run(folder) if saved.is_workdir(folder) else {}
   num_params = tree.count(pretrained.params)
   (out / "README.md").write_text(make_card(out.name, pretrained.kind, written, num_params, run))
   others = [name for name, spec in pretrained.model.heads if spec.kind != pretrained.kind]
   left_out = f"; left out: head {', '.join(others)}" if others else ""
   return f"{out}: {written['architectures'][0]}, {num_params:,} parameters{left_out}"
+
+
+def export_adapter(source: str, out: Path, which: str = "last") -> str:
+  """Writes what a LoRA run trained as a directory of the peft library; returns a line about it.
+
+  Raises:
+    ConfigError: a source that is no workdir of such a run, or an `out` that holds something.
+  """
+  _check_empty(out)
+  folder = saved.find(source, "--from")
+  if not saved.is_workdir(folder):
+    raise ConfigError(f"--adapter: --from={source} is not the workdir of a run")
+  found, run = save_adapter(folder, out, which), _run(folder)
+  base = read_json(out / adapter.CONFIG)["base_model_name_or_path"]
+  num_params = run["manifest"]["params"]["trainable"]
+  (out / "README.md").write_text(make_adapter_card(out.name, found.kind, base, num_params, run))
+  needs = "; export the base too, for transformers" if saved.is_workdir(Path(base)) else ""
+  return f"{out}: LoRA adapter of {base}, {num_params:,} parameters{needs}"
 
 
 def push(folder: Path, repository: str) -> str:
@@ -119,6 +130,15 @@ def _parts(shape: tuple[int, ...]) -> jax.sharding.Sharding:
   num_parts = max(n for n in range(1, len(devices) + 1) if shape[0] % n == 0)
   mesh = jax.make_mesh((num_parts,), ("part",), axis_types=(AxisType.Auto,), devices=devices[:num_parts])
   return NamedSharding(mesh, PartitionSpec("part"))
+
+
+def _run(workdir: Path) -> dict[str, Any]:
+  """What a model card tells of a run."""
+  return {
+    "manifest": record.read_manifest(workdir),
+    "summary": record.read_summary(workdir),
+    "config": read_json(workdir / "config.json"),
+  }
 
 
 def _check_empty(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Any checkpoint as a value: a Hugging Face directory or id, or the workdir of a run; and the way back to Hugging Face."""
+"""Any checkpoint as a value: a Hugging Face directory or id, an adapter, or the workdir of a run; and the way back."""
 
 import dataclasses
 import functools
@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import saved, tree
+from lm import plug, record, saved, tree
 from lm.config import ConfigError
 from lm.data.hf_tokenizer_export import to_huggingface
 from lm.data.tokenizer import Tokenizer
 from lm.files import write_json
-from lm.interop import settings, weights
+from lm.interop import adapter, settings, weights
+from lm.models.family import Family
 from lm.models.heads import HeadSpec
 from lm.models.model import Model
 from lm.models.transformer_config import TransformerConfig
+from lm.peft.lora import Lora
 from lm.tasks.classify import Classify, pool
 from lm.tasks.task import Task
 
@@ -52,6 +54,20 @@ class Pretrained:
     kinds = [spec.kind for _, spec in self.model.heads if spec.kind != "classifier" or spec.num_outputs]
     return kinds[0] if kinds else ""
 
+  @property
+  def exported(self) -> Model:
+    """The model with the head that an export keeps."""
+    kind = self.kind
+    return dataclasses.replace(self.model, heads=tuple(head for head in self.model.heads if head[1].kind == kind or not kind))
+
+  def describe_head(self, family: Family) -> dict[str, Any]:
+    """What a config.json says of the classifier, {} without one; errors as `settings.write_pooling`."""
+    if self.kind != "classifier":
+      return {}
+    labels = {str(i): label for i, label in enumerate(self.labels)}
+    pooling = settings.write_pooling(family, self.model.cfg.causal, self.pooling)
+    return {**pooling, "id2label": labels, "label2id": {label: int(i) for i, label in labels.items()}}
+
   def run(self, tokens, segment_ids=None, positions=None, attention_mask=None) -> dict[str, np.ndarray]:
     """What the model says of arrays [B, T]: hidden_states [L + 1, B, T, D] and, where it has them, logits and pooled [B, D].
 
@@ -71,12 +87,12 @@ class Pretrained:
 
 
 def load_pretrained(path: str | Path, checkpoint: str | int = "last") -> Pretrained:
-  """The checkpoint of a Hugging Face directory or id, or of a workdir; it computes in fp32.
+  """The checkpoint of a Hugging Face directory or id, of an adapter merged into its base, or of a workdir; it computes in fp32.
 
   checkpoint: of a workdir: "last", "best" or the number of a step.
 
   Raises:
-    ConfigError: neither of both, or files that do not fit each other; it lists what is wrong.
+    ConfigError: none of them, or files that do not fit each other; it lists what is wrong.
   """
   folder = saved.find(str(path), "path")
   model, params = saved.load_model(folder, checkpoint)
@@ -98,25 +114,46 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
   Raises:
     ConfigError: a model that no architecture of transformers is; it says in what the nearest differs.
   """
-  folder, model, kind = Path(directory), pretrained.model, pretrained.kind
-  cfg = model.cfg
+  folder, cfg, kind = Path(directory), pretrained.model.cfg, pretrained.kind
   family = settings.nearest(cfg)
   written = settings.write(family, cfg) | {"architectures": [family.classes[kind]], "dtype": dtype}
-  written |= pretrained.token_ids
-  if kind == "classifier":
-    written |= settings.write_pooling(family, cfg.causal, pretrained.pooling)
-    written["id2label"] = {str(i): label for i, label in enumerate(pretrained.labels)}
-    written["label2id"] = {label: i for i, label in enumerate(pretrained.labels)}
-  kept = [(name, spec) for name, spec in model.heads if spec.kind == kind or not kind]
+  written |= {**pretrained.token_ids, **pretrained.describe_head(family)}
   if pretrained.tokenizer is not None:  # the one that may be refused comes first, so that nothing is left behind
     to_huggingface(pretrained.tokenizer, folder, cfg.max_len, cfg.causal, cfg.token_types > 1)
   folder.mkdir(parents=True, exist_ok=True)
-  weights.save(dataclasses.replace(model, heads=tuple(kept)), tree.flatten(pretrained.params), family, folder, dtype)
+  weights.save(pretrained.exported, tree.flatten(pretrained.params), family, folder, dtype)
   write_json(folder / "config.json", written)
   if kind == "lm":
     ids = {name: value for name, value in pretrained.token_ids.items() if name.split("_")[0] in ("bos", "eos", "pad")}
     write_json(folder / "generation_config.json", ids)
   return written
+
+
+def save_adapter(workdir: Path, directory: Path, which: str | int = "last") -> Pretrained:
+  """Writes what a LoRA run trained as peft loads it onto the run's base; returns the run's model, its products beside.
+
+  Beside peft's files there is head.json of a classifier: what to give transformers with the base, for its labels.
+
+  Raises:
+    ConfigError: a run of another method or without a base, or as `adapter.write`.
+  """
+  cfg = record.load_config(workdir)
+  lora = plug.make("peft", cfg.peft)
+  if not isinstance(lora, Lora) or not cfg.init_from:
+    raise ConfigError(
+      f"--adapter: {workdir} trained peft={cfg.peft.name!r} from init_from={cfg.init_from!r}; only a LoRA run that started from"
+      " a base leaves an adapter, export it without --adapter"
+    )
+  _, flat = saved.load_unmerged(workdir, which)
+  found = Pretrained(saved.read_model(workdir, which), tree.unflatten(flat), tasks=saved.load_tasks(workdir, which))
+  head = found.describe_head(settings.nearest(found.model.cfg))
+  base = Path(cfg.init_from).expanduser()
+  directory.mkdir(parents=True, exist_ok=True)
+  base_name = str(base.resolve()) if base.is_dir() else cfg.init_from
+  adapter.write(directory, found.exported, flat, lora.products(flat), lora.alpha, base_name)
+  if head:
+    write_json(directory / adapter.HEAD, head)
+  return found
 
 
 def _inputs(cfg: TransformerConfig, tokens_BT, segment_ids, positions, attention_mask) -> dict[str, jax.Array]:

@@ -29,6 +29,8 @@ from lm.files import read_json, write_json
 from lm.models.transformer_config import TransformerConfig
 from lm.run import Run
 
+# What tells that a folder holds a model: of a run and of Hugging Face, or an adapter of peft.
+MODEL_FILES = ("config.json", "adapter_config.json")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "tokenizers")
 
 
@@ -76,7 +78,7 @@ def read_architecture(workdir: Path) -> TransformerConfig:
 
 
 def find_base(workdir: Path) -> Path | None:
-  """The workdir of the base of a workdir's run, None without one: where it was, else where config.init_from says.
+  """The folder of the base of a workdir's run, None without one: where it was, else where config.init_from says.
 
   Raises:
     ConfigError: it stands at neither place.
@@ -84,7 +86,8 @@ def find_base(workdir: Path) -> Path | None:
   base, given = read_manifest(workdir)["base"], load_config(workdir).init_from
   if not base:
     return None
-  found = [path for path in (Path(base["workdir"]), Path(given)) if (path / "config.json").is_file()]
+  places = (Path(base["workdir"]), Path(given))
+  found = [path for path in places if any((path / name).is_file() for name in MODEL_FILES)]
   if not found:
     raise ConfigError(
       f"{workdir}: its base is neither at {base['workdir']} nor at {given} (config.init_from); a run that trains only some"

@@ -1,6 +1,10 @@
-"""What was trained, read back: from the workdir of a run, or from a Hugging Face directory. Both answer the same questions."""
+"""What was trained, read back: from the workdir of a run, a Hugging Face directory, or a LoRA adapter beside its base.
+
+All answer the same questions. An adapter is read as a Hugging Face directory in which some tensors are changed.
+"""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from lm.data import hf_tokenizer
 from lm.data import tokenizer as tokenizers
 from lm.data.tokenizer import Tokenizer
 from lm.files import read_json
-from lm.interop import hub, settings, weights
+from lm.interop import adapter, hub, settings, weights
 from lm.models.model import Model
 from lm.models.transformer_config import TransformerConfig
 from lm.tasks.task import Task
@@ -25,16 +29,16 @@ TASKS = {"lm": "causal", "mlm": "mlm", "classifier": "classify"}
 
 
 def find(path_or_id: str, setting: str) -> Path:
-  """The folder of a workdir or a Hugging Face checkpoint, by its path or the hub's id.
+  """The folder of a workdir, a Hugging Face checkpoint or an adapter, by its path or the hub's id.
 
   Raises:
-    ConfigError: it is neither of both; it names the setting.
+    ConfigError: it is none of them; it names the setting.
   """
   try:
     folder = hub.resolve(path_or_id)
   except ConfigError as error:
     raise ConfigError(f"{setting}={error}") from error
-  if not (folder / "config.json").is_file():
+  if not any((folder / name).is_file() for name in record.MODEL_FILES):
     raise ConfigError(
       f"{setting}={path_or_id!r}: not the workdir of a run and no Hugging Face directory (no config.json there)"
     )
@@ -46,9 +50,44 @@ def is_workdir(path: Path) -> bool:
   return (path / "manifest.json").is_file()
 
 
+def find_adapted(path: Path) -> Path | None:
+  """The base of an adapter: a folder as seen from the adapter's or from here, or an id. None where there is no adapter."""
+  if is_workdir(path) or not (path / adapter.CONFIG).is_file():
+    return None
+  name = adapter.read_config(path)["base_model_name_or_path"]
+  base = path / name if (path / name).is_dir() else find(name, f"{path / adapter.CONFIG}: base_model_name_or_path")
+  if base.resolve() == path.resolve():
+    raise ConfigError(f"{path / adapter.CONFIG}: base_model_name_or_path={name!r} is the adapter itself")
+  return base
+
+
 def read_architecture(path: Path) -> TransformerConfig:
   """What the model is, every field resolved."""
+  if base := find_adapted(path):
+    return read_architecture(base)
   return record.read_architecture(path) if is_workdir(path) else settings.read(path)[1]
+
+
+def scan(path: Path) -> weights.Checkpoint:
+  """What there is, as tensors of a Hugging Face directory, whatever it is; of a workdir they are read when they are needed.
+
+  Raises:
+    ConfigError: as `weights.scan` and `adapter.scan`, or a workdir whose model is no architecture of transformers.
+  """
+  if base := find_adapted(path):
+    return adapter.scan(path, scan(base))
+  if not is_workdir(path):
+    return weights.scan(path)
+  model = read_model(path)
+  family, load = settings.nearest(model.cfg), functools.cache(lambda: load_params(path)[1])
+  found = weights.stored(model, lambda name: load()[name], family)
+  return weights.assemble(path, family, model.cfg, settings.write(family, model.cfg), found)
+
+
+def read_model(path: Path, which: str | int = "last") -> Model:
+  """Of a workdir, with the heads that were trained; it computes in fp32."""
+  heads = {(task.head, task.head_spec) for task in load_tasks(path, which).values()}
+  return Model(record.read_architecture(path), tuple(sorted(heads)))
 
 
 def load_params(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | None = None) -> tuple[int, dict[str, Any]]:
@@ -58,9 +97,16 @@ def load_params(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh |
   started from it; its base is looked for by `record.find_base`. The step of a Hugging Face directory is 0.
   """
   if not is_workdir(path):
-    found = weights.scan(path)
+    found = scan(path)
     boxed = jax.eval_shape(found.model.init, jax.random.key(0))
     return 0, weights.load(found, sharding.by_name(boxed, mesh) if mesh else None)
+  step, flat = load_unmerged(path, which)
+  merged = plug.make("peft", record.load_config(path).peft).merge(tree.unflatten(flat))
+  return step, {name: np.asarray(value) for name, value in tree.flatten(merged).items()}
+
+
+def load_unmerged(path: Path, which: str | int = "last") -> tuple[int, dict[str, Any]]:
+  """Step and all parameters of a workdir by name, the PEFT method's leaves beside those that they change."""
   cfg = record.load_config(path)
   step, kept = checkpoint.load_params(path / "checkpoints", which)
   flat = tree.flatten(kept)
@@ -71,25 +117,23 @@ def load_params(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh |
     if tree.sha256(tree.unflatten(below)) != base["sha256"]:
       raise ConfigError(f"config.init_from={cfg.init_from!r} of {path}: its parameters changed since that run started")
     flat = below | flat
-  merged = plug.make("peft", cfg.peft).merge(tree.unflatten(flat))
-  return step, {name: np.asarray(value) for name, value in tree.flatten(merged).items()}
+  return step, flat
 
 
 def load_model(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | None = None) -> tuple[Model, dict[str, Any]]:
   """Model (with the heads that were trained) and parameter tree, for inference; arguments as `load_params` takes them."""
   _, flat = load_params(path, which, mesh)
-  if is_workdir(path):
-    heads = {(task.head, task.head_spec) for task in load_tasks(path, which).values()}
-    dtype = device.compute_dtype(record.load_config(path).dtype, jax.devices()[0])
-    model = Model(record.read_architecture(path), tuple(sorted(heads)), dtype)
-  else:
-    model = dataclasses.replace(weights.scan(path).model, dtype=device.compute_dtype("auto", jax.devices()[0]))
+  dtype = record.load_config(path).dtype if is_workdir(path) else "auto"
+  compute = device.compute_dtype(dtype, jax.devices()[0])
+  model = dataclasses.replace(read_model(path, which) if is_workdir(path) else scan(path).model, dtype=compute)
   own = tree.flatten(jax.eval_shape(model.init, jax.random.key(0)))
   return model, tree.unflatten({name: value for name, value in flat.items() if name in own})  # a base may have other heads
 
 
 def find_tokenizer(path: Path) -> Tokenizer | None:
-  """The copy in a workdir, so that it stays whole when the original moves; that of a Hugging Face directory. None without.
+  """The copy in a workdir, so that it stays whole when the original moves; that of the other folders. None without.
+
+  An adapter's folder may have one, else it is the base's.
 
   Raises:
     ConfigError: files that are no tokenizer, or one with ids for which the embedding table has no row.
@@ -99,8 +143,11 @@ def find_tokenizer(path: Path) -> Tokenizer | None:
     where = tokenizers.saved_path(path, kept) if kept else ""
   else:
     where = str(path) if any((path / name).is_file() for name in TOKENIZER_FILES) else ""
-  tok, num_rows = tokenizers.load(where) if where else None, read_architecture(path).vocab_size
-  if tok is not None and tok.vocab_size > num_rows:
+  if not where:
+    base = find_adapted(path)
+    return find_tokenizer(base) if base else None
+  tok, num_rows = tokenizers.load(where), read_architecture(path).vocab_size
+  if tok.vocab_size > num_rows:
     raise ConfigError(f"{path}: its tokenizer has {tok.vocab_size} pieces, its embedding table {num_rows} rows")
   return tok
 
@@ -122,6 +169,8 @@ def token_ids(path: Path) -> dict[str, Any]:
 
   It is that of a Hugging Face directory, or of the one that a workdir was imported from; else what the tokenizer says.
   """
+  if base := find_adapted(path):
+    return token_ids(base)
   theirs = record.read_manifest(path).get("token_ids", {}) if is_workdir(path) else read_json(path / "config.json")
   tok = find_tokenizer(path)
   ours = {f"{name}_token_id": getattr(tok, f"{name}_id", None) for name in ("pad", "bos", "eos", "cls", "sep")}
@@ -132,13 +181,13 @@ def token_ids(path: Path) -> dict[str, Any]:
 def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
   """Tasks by stream, as a checkpoint keeps them: with what the run took from its data (a label set).
 
-  A Hugging Face directory has the tasks of its heads.
+  A Hugging Face directory and an adapter have the tasks of their heads.
   """
   if is_workdir(path):
     folder = path / "checkpoints"
     kept = checkpoint.read_progress(folder / str(checkpoint.choose(folder, which)))["tasks"]
     return {key: plug.make("task", parse_plug(f"{path}: task", value)) for key, value in kept.items()}
-  found = weights.scan(path)
+  found = scan(path)
   kinds = [spec.kind for _, spec in found.model.heads if spec.kind != "classifier" or spec.num_outputs]
   options = {"labels": weights.labels(found), "pooling": settings.read_pooling(found.family, found.settings)}
   plugs = {TASKS[kind]: tuple(options.items()) if kind == "classifier" else () for kind in kinds}

@@ -21,6 +21,26 @@ model = pipeline("{pipeline}", "DIRECTORY OR ID")
 ```
 {sections}"""
 
+_ADAPTER_CARD = """---
+library_name: peft
+base_model: {base}
+pipeline_tag: {pipeline}
+tags: [jax, lm, lora]
+---
+# {name}
+
+A LoRA adapter of `{base}` with {num_params:,} parameters (its head included), trained in JAX with lm {version}.
+
+```python
+{imports}from peft import PeftModel
+from transformers import {auto}
+
+base = {auto}.from_pretrained("{base}"{settings})
+model = PeftModel.from_pretrained(base, "DIRECTORY OR ID")
+```
+{sections}"""
+_AUTO = {"lm": "AutoModelForCausalLM", "mlm": "AutoModelForMaskedLM", "classifier": "AutoModelForSequenceClassification"}
+
 
 def make_card(name: str, kind: str, written: Mapping[str, Any], num_params: int, run: Mapping[str, Any]) -> str:
   """Markdown with the hub's metadata in front.
@@ -28,10 +48,6 @@ def make_card(name: str, kind: str, written: Mapping[str, Any], num_params: int,
   Args:
     kind: of the head. written: the config.json. run: {"manifest", "summary", "config"} of the run that trained it, {} without.
   """
-  sections = [_section("Training", _training(run)), _section("Metrics", _metrics(run.get("summary", {})))]
-  if run:
-    settings = json.dumps(run["config"], indent=2)
-    sections.append(_section("All settings", f"<details>\n\n```json\n{settings}\n```\n</details>"))
   return _CARD.format(
     pipeline=PIPELINES[kind],
     name=name,
@@ -39,17 +55,39 @@ def make_card(name: str, kind: str, written: Mapping[str, Any], num_params: int,
     class_name=written["architectures"][0],
     num_params=num_params,
     made=f"trained in JAX with lm {run['manifest']['lm']}" if run.get("summary") else "written by lm",
-    sections="".join(sections),
+    sections=_sections(run),
   )
 
 
-def _section(title: str, text: str) -> str:
-  return f"\n## {title}\n{text}\n" if text else ""
+def make_adapter_card(name: str, kind: str, base: str, num_params: int, run: Mapping[str, Any]) -> str:
+  """The same of an adapter of peft. base: as transformers finds it."""
+  classifies = kind == "classifier"
+  return _ADAPTER_CARD.format(
+    pipeline=PIPELINES[kind],
+    name=name,
+    base=base,
+    num_params=num_params,
+    version=run["manifest"]["lm"],
+    imports="import json\n\n" if classifies else "",
+    auto=_AUTO[kind],
+    settings=', **json.load(open("DIRECTORY/head.json"))' if classifies else "",
+    sections=_sections(run),
+  )
+
+
+def _sections(run: Mapping[str, Any]) -> str:
+  if not run:
+    return ""
+  settings = json.dumps(run["config"], indent=2)
+  parts = {
+    "Training": _training(run),
+    "Metrics": _metrics(run["summary"]),
+    "All settings": f"<details>\n\n```json\n{settings}\n```\n</details>",
+  }
+  return "".join(f"\n## {title}\n{text}\n" for title, text in parts.items() if text)
 
 
 def _training(run: Mapping[str, Any]) -> str:
-  if not run:
-    return ""
   manifest = run["manifest"]
   if "source" in manifest:
     return f"- imported from `{manifest['source']}`"

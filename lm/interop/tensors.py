@@ -5,10 +5,12 @@ than it. Format: 8 bytes of the header's length, a JSON header, the data.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import operator
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,16 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """Where a tensor stands. offset: bytes from the start of the file."""
+  """A tensor that is not read yet. dtype: None if it holds no floating-point numbers. numbers: those from start to stop."""
 
-  file: Path
-  offset: int
   shape: tuple[int, ...]
-  dtype: np.dtype | None  # None: no floating-point number
+  dtype: np.dtype | None
+  numbers: Callable[[int, int], np.ndarray]
+
+  @classmethod
+  def computed(cls, shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> "Tensor":
+    """One of fp32 that is in no file; read gives the whole of it."""
+    return cls(shape, np.dtype(np.float32), lambda start, stop: read().reshape(-1)[start:stop])
 
   def read(self) -> np.ndarray:
     """The whole tensor, as stored."""
@@ -37,8 +43,7 @@ class Tensor:
 
   def read_flat(self, start: int, stop: int) -> np.ndarray:
     """Some of its numbers in their order in the file."""
-    assert self.dtype is not None, f"{self.file}: not of a floating-point type"
-    return np.fromfile(self.file, self.dtype, stop - start, offset=self.offset + start * self.dtype.itemsize)
+    return self.numbers(start, stop)
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
@@ -60,37 +65,28 @@ def scan(directory: Path) -> dict[str, Tensor]:
   """
   index = directory / INDEX
   if not index.is_file():
-    if not (directory / SINGLE).is_file():
-      raise ConfigError(f"{directory}: {_instead(directory)}")
-    return _header(directory / SINGLE)
+    return scan_file(directory / SINGLE, f" and no {INDEX}")
   try:
     weight_map = json.loads(index.read_text())["weight_map"]
     if not all(isinstance(file, str) for file in weight_map.values()):
       raise TypeError
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ConfigError(f"{index}: not an index of safetensors files, which has a 'weight_map' from tensors to files") from error
-  found: dict[str, Tensor] = {}
+  files: dict[str, dict[str, Tensor]] = {}
   for name in sorted(set(weight_map.values())):
     if not (directory / name).is_file():
       raise ConfigError(f"{index}: names the file {name}, which is not there")
-    found |= _header(directory / name)
-  misplaced = [name for name, file in weight_map.items() if name not in found or found[name].file.name != file]
+    files[name] = scan_file(directory / name)
+  misplaced = [name for name, file in weight_map.items() if name not in files[file]]
   if misplaced:
     raise ConfigError(f"{index}: not in the files that it names: {', '.join(sorted(misplaced))}")
-  return found
+  return {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
 
 
-def _instead(directory: Path) -> str:
-  pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(pattern))
-  if pickles:
-    return (
-      f"has {pickles[0]} but no {SINGLE}; a pickle runs code of whoever wrote it and is not read:"
-      " convert it with transformers' save_pretrained(..., safe_serialization=True)"
-    )
-  return f"no {SINGLE} and no {INDEX}"
-
-
-def _header(file: Path) -> dict[str, Tensor]:
+def scan_file(file: Path, nor: str = "") -> dict[str, Tensor]:
+  """The tensors of one file; errors as `scan`. nor: what else was looked for, said where it is not there."""
+  if not file.is_file():
+    raise ConfigError(f"{file.parent}: {_instead(file, nor)}")
   size = os.path.getsize(file)
   with file.open("rb") as stream:
     length = int.from_bytes(stream.read(8), "little")
@@ -120,4 +116,19 @@ def _tensor(file: Path, name: str, entry: Any, begin: int, size: int) -> Tensor:
   dtype = DTYPES.get(kind)
   if dtype is not None and stop - start != math.prod(shape) * dtype.itemsize:
     raise ConfigError(f"{file}: {name} has {stop - start} bytes, not those of {kind} {list(shape)}")
-  return Tensor(file, begin + start, shape, dtype)
+  return Tensor(shape, dtype, functools.partial(_numbers, file, begin + start, dtype))
+
+
+def _instead(file: Path, nor: str) -> str:
+  pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in file.parent.glob(pattern))
+  if pickles:
+    return (
+      f"has {pickles[0]} but no {file.name}; a pickle runs code of whoever wrote it and is not read:"
+      " convert it with save_pretrained(..., safe_serialization=True)"
+    )
+  return f"no {file.name}{nor}"
+
+
+def _numbers(file: Path, offset: int, dtype: np.dtype | None, start: int, stop: int) -> np.ndarray:
+  assert dtype is not None, f"{file}: no floating-point number"
+  return np.fromfile(file, dtype, stop - start, offset=offset + start * dtype.itemsize)

@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -97,7 +97,16 @@ def scan(directory: Path) -> Checkpoint:
     ConfigError: as `settings.read` and `tensors.scan`, and tensors that are missing, unknown, of another shape or no floats.
   """
   family, cfg, values = settings.read(directory)
-  found = _canonical(directory, family, cfg, tensors.scan(directory))
+  return assemble(directory, family, cfg, values, _canonical(directory, family, cfg, tensors.scan(directory)))
+
+
+def assemble(
+  directory: Path, family: Family, cfg: TransformerConfig, values: Mapping[str, Any], found: Mapping[str, Tensor]
+) -> Checkpoint:
+  """The checkpoint of tensors that are called as the family file calls them, with the heads that they are enough for.
+
+  values: what its config.json says. Raises ConfigError as `scan` does for tensors; `directory` is named there.
+  """
   model = Model(cfg, tuple(sorted(_heads(family, cfg, found))))
   leaves = tuple(leaves_of(family, model))
   wanted = {name: leaf for leaf in leaves for _, name in leaf.places()}
@@ -128,38 +137,50 @@ def load(checkpoint: Checkpoint, shardings: Mapping[str, jax.sharding.Sharding] 
   return {leaf.name: _load_leaf(leaf, checkpoint.found, place[leaf.name]) for leaf in checkpoint.leaves}
 
 
-def save(model: Model, params: Mapping[str, Any], family: Family, directory: Path, dtype: str = "float32") -> None:
-  """Writes params (by name) as one safetensors file, or as several with an index where they are large."""
-  from safetensors.numpy import save_file
-
-  host = functools.cache(lambda name: np.asarray(params[name]))
-  bare = not any(spec.kind != "classifier" or spec.num_outputs for _, spec in model.heads)
-  of_heads = {weight.theirs for group in family.heads.values() for weight in group}
-  prefix = "" if bare else family.prefixes[0]  # transformers saves a bare backbone without
-  file_name = lambda name: name if name in of_heads else prefix + family.renamed.get(name, name)
+def stored(model: Model, get: Callable[[str], Any], family: Family) -> dict[str, Tensor]:
+  """A model's tensors as a file has them, by the family file's names. get: a parameter by name, asked when one is read."""
   parts: dict[str, list[tuple[Leaf, tuple[int, ...]]]] = {}
   for leaf in leaves_of(family, model):
     for index, name in leaf.places():
       parts.setdefault(name, []).append((leaf, index))
-  kind = np.dtype(TYPES[dtype])
-  size = lambda name: math.prod(parts[name][0][0].stored_shape) * kind.itemsize
-  files = _split(sorted(parts), size)
+  host = functools.cache(lambda name: np.asarray(get(name)))
+
+  def read(name: str) -> np.ndarray:
+    ordered = sorted(parts[name], key=lambda part: part[0].weight.part)
+    pieces = [leaf.to_stored(host(leaf.name)[index]) for leaf, index in ordered]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=0 if ordered[0][0].weight.transposed else -1)
+
+  shapes = {name: places[0][0].stored_shape for name, places in parts.items()}
+  return {name: Tensor.computed(shape, functools.partial(read, name)) for name, shape in shapes.items()}
+
+
+def save(model: Model, params: Mapping[str, Any], family: Family, directory: Path, dtype: str = "float32") -> None:
+  """Writes params (by name) as one safetensors file, or as several with an index where they are large."""
+  from safetensors.numpy import save_file
+
+  bare = not any(spec.kind != "classifier" or spec.num_outputs for _, spec in model.heads)
+  if bare:  # transformers saves it without prefix
+    family = dataclasses.replace(family, prefixes=("",))
+  file_name = functools.partial(model_name, family)
+  found, kind = stored(model, params.__getitem__, family), np.dtype(TYPES[dtype])
+  size = lambda name: math.prod(found[name].shape) * kind.itemsize
+  files = _split(sorted(found), size)
   names = (
     [tensors.SINGLE] if len(files) == 1 else [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
   )
   for file, chosen in zip(names, files, strict=True):
-    values = {}
-    for name in chosen:
-      ordered = sorted(parts[name], key=lambda part: part[0].weight.part)
-      axis = 0 if ordered[0][0].weight.transposed else -1
-      pieces = [leaf.to_stored(host(leaf.name)[index]) for leaf, index in ordered]
-      joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis)
-      values[file_name(name)] = np.ascontiguousarray(joined.astype(kind))
+    values = {file_name(name): np.ascontiguousarray(found[name].read().astype(kind)) for name in chosen}
     save_file(values, directory / file, metadata={"format": "pt"})
   if len(files) > 1:
     weight_map = {file_name(name): file for file, chosen in zip(names, files, strict=True) for name in chosen}
-    total = sum(map(size, parts))
+    total = sum(map(size, found))
     (directory / tensors.INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2))
+
+
+def model_name(family: Family, name: str) -> str:
+  """What a tensor of the family file is called in a model with a head: with the backbone's prefix, if it is a part of it."""
+  of_heads = {weight.theirs for group in family.heads.values() for weight in group}
+  return name if name in of_heads else family.prefixes[0] + family.renamed.get(name, name)
 
 
 def labels(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -57,15 +59,18 @@ class Lora(Peft):
   def intercept(self):
     return functools.partial(_add_product, self)
 
+  def products(self, flat: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """(a [..., inputs, rank], b [..., rank, outputs]) of parameters by name, by the path of the module they stand in."""
+    mark = f"/lora/{self.adapter}/"
+    modules = [name.removesuffix(f"{mark}a") for name in flat if name.endswith(f"{mark}a")]
+    return {module: (flat[f"{module}{mark}a"], flat[f"{module}{mark}b"]) for module in modules}
+
   def merge(self, params):
     flat = tree.flatten(params)
-    mark = f"/lora/{self.adapter}/a"
-    for name in [name for name in flat if name.endswith(mark)]:
-      module = name.removesuffix(mark)
-      a, b = flat.pop(name), flat.pop(f"{name[:-1]}b")
+    for module, (a, b) in self.products(flat).items():
       kernel = flat[f"{module}/kernel"]
       flat[f"{module}/kernel"] = kernel + self.alpha / self.rank * (a @ b).reshape(kernel.shape)
-    return tree.unflatten(flat)
+    return tree.unflatten({name: leaf for name, leaf in flat.items() if f"/lora/{self.adapter}/" not in name})
 
 
 def _add_product(lora: Lora, next_fun, args, kwargs, context):
