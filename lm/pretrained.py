@@ -60,13 +60,15 @@ class Pretrained:
     kind = self.kind
     return dataclasses.replace(self.model, heads=tuple(head for head in self.model.heads if head[1].kind == kind or not kind))
 
-  def describe_head(self, family: Family) -> dict[str, Any]:
-    """What a config.json says of the classifier, {} without one; errors as `settings.write_pooling`."""
-    if self.kind != "classifier":
-      return {}
-    labels = {str(i): label for i, label in enumerate(self.labels)}
-    pooling = settings.write_pooling(family, self.model.cfg.causal, self.pooling)
-    return {**pooling, "id2label": labels, "label2id": {label: int(i) for i, label in labels.items()}}
+  def describe(self, family: Family) -> dict[str, Any]:
+    """The config.json of an export; errors as `settings.write_pooling`."""
+    cfg, kind = self.model.cfg, self.kind
+    described = settings.write(family, cfg) | {"architectures": [family.classes[kind]], **self.token_ids}
+    if kind != "classifier":
+      return described
+    names = dict(enumerate(self.labels))
+    described |= {"id2label": {str(i): name for i, name in names.items()}, "label2id": {name: i for i, name in names.items()}}
+    return described | settings.write_pooling(family, cfg.causal, self.pooling)
 
   def run(self, tokens, segment_ids=None, positions=None, attention_mask=None) -> dict[str, np.ndarray]:
     """What the model says of arrays [B, T]: hidden_states [L + 1, B, T, D] and, where it has them, logits and pooled [B, D].
@@ -116,8 +118,7 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
   """
   folder, cfg, kind = Path(directory), pretrained.model.cfg, pretrained.kind
   family = settings.nearest(cfg)
-  written = settings.write(family, cfg) | {"architectures": [family.classes[kind]], "dtype": dtype}
-  written |= {**pretrained.token_ids, **pretrained.describe_head(family)}
+  written = pretrained.describe(family) | {"dtype": dtype}
   if pretrained.tokenizer is not None:  # the one that may be refused comes first, so that nothing is left behind
     to_huggingface(pretrained.tokenizer, folder, cfg.max_len, cfg.causal, cfg.token_types > 1)
   folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +133,7 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
 def save_adapter(workdir: Path, directory: Path, which: str | int = "last") -> Pretrained:
   """Writes what a LoRA run trained as peft loads it onto the run's base; returns the run's model, its products beside.
 
-  Beside peft's files there is head.json of a classifier: what to give transformers with the base, for its labels.
+  Beside peft's files, a classifier has its config.json as head.json, for transformers to load the base with.
 
   Raises:
     ConfigError: a run of another method or without a base, or as `adapter.write`.
@@ -145,14 +146,19 @@ def save_adapter(workdir: Path, directory: Path, which: str | int = "last") -> P
       " a base leaves an adapter, export it without --adapter"
     )
   _, flat = saved.load_unmerged(workdir, which)
-  found = Pretrained(saved.read_model(workdir, which), tree.unflatten(flat), tasks=saved.load_tasks(workdir, which))
-  head = found.describe_head(settings.nearest(found.model.cfg))
+  found = Pretrained(
+    saved.read_model(workdir, which),
+    tree.unflatten(flat),
+    tasks=saved.load_tasks(workdir, which),
+    token_ids=saved.token_ids(workdir),
+  )
+  described = found.describe(settings.nearest(found.model.cfg))
   base = Path(cfg.init_from).expanduser()
   directory.mkdir(parents=True, exist_ok=True)
   base_name = str(base.resolve()) if base.is_dir() else cfg.init_from
   adapter.write(directory, found.exported, flat, lora.products(flat), lora.alpha, base_name)
-  if head:
-    write_json(directory / adapter.HEAD, head)
+  if found.kind == "classifier":
+    write_json(directory / adapter.HEAD, described)
   return found
 
 

@@ -22,7 +22,7 @@ from lm.models.family import Family
 from lm.models.model import Model
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
-# What of its head an adapter changes in the base's config.json, which peft has no place for: labels, pooling.
+# The config.json of the base with the adapter's classifier: its labels and pooling, for which peft has no place.
 HEAD = "head.json"
 TASK_TYPES = {"lm": "CAUSAL_LM", "classifier": "SEQ_CLS", "mlm": None}
 # Settings that change what is computed, and what of them has a counterpart here; false or unset always has.
@@ -104,10 +104,10 @@ def write(
   name_in_file = lambda name: _MODEL + weights.model_name(family, name)
   found = {name_in_file(name): array for parts in fused.values() for name, array in _side_by_side(parts)}
   stored, of_heads = weights.stored(model, params.__getitem__, family), _head_names(family)
-  heads = {name: name for name in stored if name in of_heads}
-  roots = sorted({name.split(".")[0] for name in heads})
-  heads = {copy: original for copy, original in family.copies if copy.split(".")[0] in roots} | heads
-  found |= {name_in_file(name): stored[original].read() for name, original in heads.items()}
+  heads = {name_in_file(name): name for name in stored if name in of_heads}
+  roots = sorted({name.split(".")[0] for name in stored if name in of_heads})
+  heads |= {_MODEL + copy: name for copy, name in family.copies if copy.split(".")[0] in roots and copy not in stored}
+  found |= {name: stored[original].read() for name, original in heads.items()}
   ((_, spec),) = model.heads
   about = {"peft_type": "LORA", "task_type": TASK_TYPES[spec.kind], "base_model_name_or_path": base, "bias": "none"}
   about |= _describe(family, fused, model.cfg.num_layers, alpha)

@@ -32,8 +32,8 @@ tags: [jax, lm, lora]
 A LoRA adapter of `{base}` with {num_params:,} parameters (its head included), trained in JAX with lm {version}.
 
 ```python
-{imports}from peft import PeftModel
-from transformers import {auto}
+from peft import PeftModel
+from transformers import {imports}
 
 base = {auto}.from_pretrained("{base}"{settings})
 model = PeftModel.from_pretrained(base, "DIRECTORY OR ID")
@@ -68,9 +68,9 @@ def make_adapter_card(name: str, kind: str, base: str, num_params: int, run: Map
     base=base,
     num_params=num_params,
     version=run["manifest"]["lm"],
-    imports="import json\n\n" if classifies else "",
+    imports=("AutoConfig, " if classifies else "") + _AUTO[kind],
     auto=_AUTO[kind],
-    settings=', **json.load(open("DIRECTORY/head.json"))' if classifies else "",
+    settings=', config=AutoConfig.from_pretrained("DIRECTORY/head.json")' if classifies else "",
     sections=_sections(run),
   )
 

@@ -1,17 +1,17 @@
 """LoRA adapters and the peft library: what a run leaves is read there, what peft writes is read here, with equal logits."""
 
 import dataclasses
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 
 from lm import convert, train
 from lm.interop import load_pretrained
-from tests.conftest import make_run
+from tests.conftest import LABELS, make_run
 from tests.data.hf_tokenizer_test import write_files
 from tests.parity import oracle
 from tests.parity.agreement import random_tokens
@@ -45,7 +45,7 @@ def make_base(name: str, folder: Path) -> Path:
 def tune(task: str, base: Path, workdir: Path, **lora) -> None:
   """Three steps large enough to be seen."""
   pooling = {"pooling": "mean"} if task == "classify" and "modernbert" in base.name else {}
-  settings = {"model": None, "tokenizer": "", "init_from": str(base), "total_steps": 3, "best_metric": ""}
+  settings = {"model": None, "tokenizer": "", "init_from": str(base), "total_steps": 3, "eval_every": 3, "best_metric": ""}
   settings |= {"optimizer": {"name": "adamw", "learning_rate": 0.03}, "peft": {"name": "lora", "rank": 3, "alpha": 5.0, **lora}}
   train.train(make_run(task, task={"name": task, **pooling}, **settings), workdir)
 
@@ -56,13 +56,15 @@ def logits_here(folder: Path) -> np.ndarray:
 
 def logits_there(base: Path, adapter: Path, task: str) -> np.ndarray:
   """Of peft, which must miss no tensor and find none too many."""
-  head = json.loads((adapter / "head.json").read_text()) if (adapter / "head.json").is_file() else {}
-  model = AUTO[task].from_pretrained(base, dtype=oracle.torch.float32, **head)
+  labelled = adapter / "head.json"
+  config = {"config": transformers.AutoConfig.from_pretrained(labelled)} if labelled.is_file() else {}
+  model = AUTO[task].from_pretrained(base, dtype=oracle.torch.float32, **config)
   with warnings.catch_warnings():
-    warnings.simplefilter("error")
+    warnings.simplefilter("error", UserWarning)
     model = peft.PeftModel.from_pretrained(model, adapter)
-  if head:
-    assert {int(i): label for i, label in head["id2label"].items()} == model.config.id2label
+  assert labelled.is_file() == (task == "classify")
+  if labelled.is_file():
+    assert list(model.config.id2label.items()) == list(enumerate(sorted(set(LABELS))))
   return oracle.outputs(model.eval(), TOKENS)["logits"]
 
 
@@ -106,3 +108,41 @@ def test_the_adapter_is_read_again(case):
 def test_the_steps_changed_something(case):
   if case.task != "classify":
     assert np.abs(logits_here(case.base) - case.logits).max() > 0.1
+
+
+def random_adapter(name: str, folder: Path, **settings) -> tuple[Path, np.ndarray]:
+  """An adapter of random numbers that peft wrote beside its base, and the logits that peft computes with it."""
+  base = make_base(name, folder / name)
+  oracle.torch.manual_seed(3)
+  config = peft.LoraConfig(init_lora_weights=False, **settings)
+  model = peft.get_peft_model(oracle.load(name, base), config)
+  with oracle.torch.no_grad():
+    for key, parameter in model.named_parameters():
+      if "modules_to_save" in key:
+        parameter.add_(0.3 * oracle.torch.randn(parameter.shape))
+  model.peft_config["default"].base_model_name_or_path = f"../{name}"
+  model.save_pretrained(folder / "adapter")
+  return folder / "adapter", oracle.outputs(model.eval(), TOKENS)["logits"]
+
+
+@pytest.mark.parametrize(
+  ("name", "settings"),
+  [
+    ("gpt2-lm", {"target_modules": "all-linear", "r": 4, "lora_alpha": 6, "use_rslora": True, "task_type": "CAUSAL_LM"}),
+    ("gpt2-classifier", {"target_modules": ["c_attn"], "r": 2, "task_type": "SEQ_CLS"}),
+    ("llama-untied", {"target_modules": ["q_proj", "down_proj", "lm_head"], "r": 4, "rank_pattern": {"q_proj": 2}}),
+    ("llama-untied", {"target_modules": "all-linear", "alpha_pattern": {r"layers\.1\.mlp\.up_proj": 24}, "use_rslora": True}),
+    ("llama-untied", {"target_modules": ["v_proj"], "modules_to_save": ["lm_head"], "layers_to_transform": [0, 2]}),
+    ("bert-classifier", {"target_modules": "all-linear", "task_type": "SEQ_CLS"}),
+    ("bert-mlm", {"target_modules": r".*\.(query|output\.dense)"}),
+    ("modernbert-mlm", {"target_modules": "all-linear", "r": 3}),
+    ("modernbert-mean", {"target_modules": ["Wqkv", "Wi"], "task_type": "SEQ_CLS", "modules_to_save": ["head"]}),
+    ("qwen2", {"target_modules": ["k_proj", "o_proj"], "task_type": "CAUSAL_LM"}),
+    ("gemma3", {"target_modules": ["q_proj", "gate_proj"], "task_type": "CAUSAL_LM"}),
+  ],
+)
+def test_what_peft_wrote_computes_the_same_here(name, settings, tmp_path):
+  adapter, expected = random_adapter(name, tmp_path, **settings)
+  got = logits_here(adapter)
+  assert np.abs(got - logits_here(tmp_path / name)).max() > 0.05
+  np.testing.assert_allclose(got, expected, atol=1e-4, rtol=1e-5)
