@@ -4,6 +4,7 @@ A directory of adapter_config.json and adapter_model.safetensors is its base wit
 a head is another one. So it is read as the base is, and fused kernels, prefixes and layouts are the base's business.
 """
 
+import dataclasses
 import functools
 import json
 import re
@@ -77,7 +78,7 @@ def scan(directory: Path, base: Checkpoint) -> Checkpoint:
   kept = {weight.theirs for group in (family.weights, *groups) for weight in group}
   gone = _head_names(family) - kept
   found = {name: tensor for name, tensor in base.found.items() if name not in gone} | heads
-  found |= _changed(directory, base, cfg, pairs)
+  found |= _changed(directory, dataclasses.replace(base, found=found), cfg, pairs)
   values, labels = dict(base.settings), base.settings.get("id2label") or {}
   if markers.get("classifier") in heads and len(labels) != heads[markers["classifier"]].shape[0]:
     values["id2label"] = {}  # of the base's classifier
@@ -124,7 +125,7 @@ def _sort(directory: Path, family: Family) -> tuple[dict[str, dict[str, Tensor]]
     if found := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
       pairs.setdefault(found[1], {})[found[2]] = tensor
     else:
-      others[_bare(family, name)] = tensor
+      others[_bare(family, name).replace(".base_layer.", ".")] = tensor
   return pairs, others
 
 
@@ -141,21 +142,18 @@ def _head_names(family: Family) -> set[str]:
 
 
 def _heads(directory: Path, base: Checkpoint, brought: Mapping[str, Tensor]) -> dict[str, Tensor]:
-  """The tensors of heads, without second copies."""
+  """The tensors of heads, without second copies and without those that peft only repeats of the base."""
   heads, of_heads = dict(brought), _head_names(base.family)
   for copy, original in base.family.copies:
-    if copy not in heads or (original not in of_heads and not base.model.cfg.tied):
-      continue
-    tensor = heads.pop(copy)
-    if original in of_heads:
-      heads.setdefault(original, tensor)
-    elif not np.array_equal(tensor.read(), base.found[original].read()):
-      raise ConfigError(f"{directory}: {copy} differs from the base's {original}, but config.json says that they are tied")
-  if unknown := sorted(heads.keys() - of_heads):
-    raise ConfigError(
-      f"{directory}: {unknown[0]} has no counterpart here; accepted are lora_A and lora_B of linear modules, and whole heads"
-      f" ({', '.join(sorted(of_heads))})"
-    )
+    if copy in heads and (original in of_heads or base.model.cfg.tied):
+      heads.setdefault(original, heads.pop(copy))
+  for name in sorted(heads.keys() - of_heads):
+    tensor, theirs = heads.pop(name), base.found.get(name)
+    if theirs is None or theirs.shape != tensor.shape or not np.array_equal(tensor.read(), theirs.read()):
+      raise ConfigError(
+        f"{directory}: {name} has no counterpart here, as it is not the base's; accepted are lora_A and lora_B of linear"
+        f" modules, and whole heads ({', '.join(sorted(of_heads))})"
+      )
   return heads
 
 
