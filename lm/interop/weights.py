@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -130,7 +130,7 @@ def assemble(
 def load(checkpoint: Checkpoint, shardings: Mapping[str, jax.sharding.Sharding] | None = None) -> dict[str, jax.Array]:
   """Parameters by name, fp32, read one tensor at a time onto their shards.
 
-  shardings: by name; the default device without. No more than one shard of one parameter is on the host beside them.
+  shardings: by name; the default device without. No more than this host's part of one parameter is there beside them.
   """
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   place = shardings or dict.fromkeys((leaf.name for leaf in checkpoint.leaves), here)
@@ -217,18 +217,23 @@ def leaves_of(family: Family, model: Model) -> Iterator[Leaf]:
 
 
 def _load_leaf(leaf: Leaf, found: Mapping[str, Tensor], sharding: jax.sharding.Sharding) -> jax.Array:
-  places = dict(leaf.places())
-
-  def read(index: tuple[slice, ...]) -> np.ndarray:
-    whole = [range(*s.indices(n)) for s, n in zip(index, leaf.shape, strict=True)]
-    out = _empty([len(r) for r in whole])
-    inner = index[leaf.stacked :]
-    for place in itertools.product(*whole[: leaf.stacked]):
+  """Each tensor is read once, whatever it is split into; what other hosts hold is left out."""
+  ranges = {
+    device: tuple(range(*s.indices(n)) for s, n in zip(index, leaf.shape, strict=True))
+    for device, index in sharding.addressable_devices_indices_map(leaf.shape).items()
+    if index is not None
+  }
+  shards = {whole: _empty([len(r) for r in whole]) for whole in ranges.values()}
+  for place, name in leaf.places():
+    holders = [whole for whole in shards if all(i in r for i, r in zip(place, whole, strict=False))]
+    if not holders:
+      continue
+    ours = leaf.from_stored(found[name].read())
+    for whole in holders:
       target = tuple(i - r.start for i, r in zip(place, whole, strict=False))
-      out[target] = leaf.from_stored(found[places[place]].read())[inner]
-    return out
-
-  return jax.make_array_from_callback(leaf.shape, sharding, cast(Any, read))
+      shards[whole][target] = ours[tuple(slice(r.start, r.stop) for r in whole[leaf.stacked :])]
+  arrays = [jax.device_put(shards[whole], device) for device, whole in ranges.items()]
+  return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays)
 
 
 def _empty(shape: list[int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import lm
-from lm import build, train
+from lm import build, saved, train
 from lm.config import ConfigError
 from lm.data import tokenizer
 from lm.data.hf_tokenizer import BERT, GPT2, KINDS, ROBERTA
@@ -272,7 +272,7 @@ def test_a_run_keeps_its_tokenizer_and_another_inherits_it(tmp_path):
   train.train(run, base)
   for path in folder.iterdir():  # the copy is whole without them
     path.unlink()
-  tok = build.load_tokenizer(base)
+  tok = saved.load_tokenizer(base)
   assert tok.fingerprint() == run.tokenizer.fingerprint()
   assert build.load_run(base).tokenizer.fingerprint() == tok.fingerprint()
   labelled = data | {"text_labels": LABELS}
