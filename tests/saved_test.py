@@ -11,7 +11,7 @@ from lm import build, saved, train, tree
 from lm.config import ConfigError
 from lm.interop import load_pretrained, weights
 from tests.conftest import LABELS, TEXTS, make_config, make_run
-from tests.interop.directories import GOLDEN, make
+from tests.interop.directories import GOLDEN, change, make
 
 BERT, LLAMA = "bert-base-uncased", "llama-3.1-8b"
 
@@ -128,3 +128,9 @@ def test_without_a_tokenizer_one_must_be_given():
 def test_what_is_neither_is_one_line_that_names_the_setting(tmp_path):
   with pytest.raises(ConfigError, match=r"config.init_from=.*: not the workdir of a run and no Hugging Face directory"):
     build.make_run(make_config("mlm", init_from=str(tmp_path), model=None, tokenizer=""))
+
+
+def test_a_classifier_of_several_labels_at_once_is_refused(tmp_path):
+  folder = change(tmp_path / "x", "modernbert-mean", problem_type="multi_label_classification")
+  with pytest.raises(ConfigError, match="problem_type='multi_label_classification'; accepted are classifiers"):
+    saved.load_tasks(folder)

@@ -192,6 +192,12 @@ def labels(checkpoint: Checkpoint) -> tuple[str, ...]:
   spec = dict(checkpoint.model.heads).get("classify")
   if spec is None or not spec.num_outputs:
     return ()
+  problem = checkpoint.settings.get("problem_type")
+  if problem not in (None, "single_label_classification") or spec.num_outputs == 1:
+    raise ConfigError(
+      f"{checkpoint.directory}: its head gives {spec.num_outputs} outputs of problem_type={problem!r}; accepted are classifiers"
+      " of one label among several"
+    )
   usual = {str(i): f"LABEL_{i}" for i in range(spec.num_outputs)}
   given = checkpoint.settings.get("id2label") or usual
   if not isinstance(given, dict) or given.keys() != usual.keys() or len(set(map(str, given.values()))) < len(usual):
