@@ -120,7 +120,8 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
   family = settings.nearest(cfg)
   written = pretrained.describe(family) | {"dtype": dtype}
   if pretrained.tokenizer is not None:  # the one that may be refused comes first, so that nothing is left behind
-    to_huggingface(pretrained.tokenizer, folder, cfg.max_len, cfg.causal, cfg.token_types > 1)
+    # A decoder that classifies reads [cls a sep], as the task writes it.
+    to_huggingface(pretrained.tokenizer, folder, cfg.max_len, cfg.causal and kind != "classifier", cfg.token_types > 1)
   folder.mkdir(parents=True, exist_ok=True)
   weights.save(pretrained.exported, tree.flatten(pretrained.params), family, folder, dtype)
   write_json(folder / "config.json", written)

@@ -26,6 +26,9 @@ BUDGET = 120.0
 LONGER = {
   "tests/train_test.py": 300.0,  # whole runs: resume, every mesh, mixtures of tasks
   "tests/predictor_test.py": 180.0,  # runs of every kind, used on one device and on eight
+  "tests/interop/adapter_test.py": 180.0,  # runs on top of runs
+  "tests/parity/adapter_test.py": 300.0,  # a base and a run of every kind of head
+  "tests/parity/export_test.py": 300.0,  # a run of every kind of head
 }
 
 
