@@ -10,6 +10,7 @@ from lm import plug, tree
 from lm.config import Plug
 from lm.peft.lora import Lora
 from tests.conftest import make_run
+from tests.contracts.tasks_test import FAMILIES, start
 
 CASES = [
   pytest.param(method, task, marks=[] if task == "classify" else pytest.mark.slow)
@@ -68,3 +69,17 @@ def test_lora_starts_from_other_values_in_every_module():
   attention = nn.unbox(Lora().attach(boxed, jax.random.key(1)))["backbone"]["blocks"]["attention"]
   query, value = (attention[name]["lora"]["default"]["a"] for name in ("query", "value"))
   assert query.shape == value.shape and (query != value).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_trains_on_every_family(family):
+  causal = plug.make("model", Plug(family)).causal
+  run, _ = start("causal" if causal else "mlm", family, peft="lora")
+  run.program.compile(run.loader.shapes(), [])
+  state = run.init_state()
+  for step in range(2):
+    state, _ = run.program.train(state, run.loader.batch(step), run.noise_rng)
+  products = {name: np.asarray(x) for name, x in tree.flatten(state.params).items() if name.endswith("/lora/default/b")}
+  assert len(products) == 2
+  assert all(np.isfinite(b).all() and b.any() for b in products.values())
