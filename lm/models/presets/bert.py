@@ -21,8 +21,8 @@ PRESETS = {
   "minilm-l6-h384": dataclasses.replace(_BASE, num_layers=6, model_dim=384, ffn_dim=1536),
   # For study, on any tokenizer: the backbone of gpt2-tiny with both directions visible.
   "bert-tiny": TransformerConfig(
-    num_layers=4, model_dim=192, num_heads=3, ffn_dim=768, max_len=2048, causal=False,
-    norm="rmsnorm", positions="rotary", activation="relu_squared", qk_norm=True, bias=False,
+    num_layers=4, model_dim=192, num_heads=3, ffn_dim=512, max_len=2048, causal=False, norm="rmsnorm", norm_eps=1e-6,
+    positions="rotary", activation="silu", gated=True, qk_norm=True, bias=False,
   ),
 }  # fmt: skip
 
