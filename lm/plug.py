@@ -28,6 +28,8 @@ PRESETS = "lm.models.presets"
 CALLERS = {"data": ("split",), "evaluator": ("run", "name")}
 # Files beside the plug-ins that hold their contract or serve them.
 NOT_PLUGINS = {"__init__", "task", "objective", "cross_entropy", "readout", "peft", "evaluator", "source"}
+# Short forms: the plug-in that a prefix stands for, and the options that follow it, parted by colons.
+SHORT = {"tfds": ("tfds", ("dataset",)), "hf": ("hub", ("repo", "config"))}
 WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}
 
 
@@ -131,7 +133,11 @@ def comments(cls: Any) -> dict[str, str]:
 
 
 def parse_plug(setting: str, value: Any) -> Plug:
-  """A plug-in from "lora", "lora(rank=8, targets=.*query)" or a dict with "name"; errors name the setting."""
+  """A plug-in from "lora", "lora(rank=8, targets=.*query)", "tfds:glue/sst2" (SHORT) or a dict with "name".
+
+  Raises:
+    ConfigError: names the setting.
+  """
   if isinstance(value, Plug):
     return value
   if isinstance(value, str):
@@ -223,11 +229,16 @@ def _optimizers() -> dict[str, type]:
 
 def _call(setting: str, text: str) -> dict[str, Any]:
   """'lora(rank=8, targets=.*query)' -> {"name": "lora", "rank": 8, "targets": ".*query"}."""
-  match = re.fullmatch(r"\s*([\w.-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
-  parts = _split(match[2] or "") if match else None
+  match = re.fullmatch(r"\s*([\w.-]+)(?::([^()]*))?\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+  parts = _split(match[3] or "") if match else None
   if match is None or parts is None:
     raise ConfigError(f"{setting}: expected name or name(option=value, ...), got {text!r}")
   found: dict[str, Any] = {"name": match[1]}
+  if match[2] is not None:
+    if match[1] not in SHORT:
+      raise ConfigError(f"{setting}={text!r}: {match[1]!r} has no short form; those that have: {', '.join(SHORT)}")
+    found["name"], options = SHORT[match[1]]
+    found |= zip(options, match[2].strip().split(":", len(options) - 1), strict=False)
   for part in parts:
     key, equals, value = (piece.strip() for piece in part.partition("="))
     if not equals or not value or key in found:

@@ -60,6 +60,19 @@ def span_qa(**options):
   return plug.make("peft", Plug("span_qa", tuple({"path": "a", **options}.items())))
 
 
+def test_a_short_form_names_the_plug_in_and_its_options():
+  for text, expected in (
+    ("tfds:glue/sst2:2.0.0", {"name": "tfds", "dataset": "glue/sst2:2.0.0"}),
+    ("hf:a/b", {"name": "hub", "repo": "a/b"}),
+    (" hf:a/b:c-1 (max_documents=5)", {"name": "hub", "repo": "a/b", "config": "c-1", "max_documents": 5}),
+  ):
+    assert plug.parse_plug("config.data", text).to_dict() == expected
+  with pytest.raises(ConfigError, match=r"config\.data='text:x': 'text' has no short form; those that have: tfds, hf$"):
+    plug.parse_plug("config.data", "text:x")
+  with pytest.raises(ConfigError, match="each once"):
+    plug.parse_plug("config.data", "tfds:glue(dataset=c4)")
+
+
 @pytest.mark.usefixtures("package")
 def test_names_lists_files_and_imports_none_of_them():
   assert plug.names("peft") == ["broken", "plain", "span_qa"]
