@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import ConfigError
+from lm.data import paths
 
 BAD_ROWS = ("error", "skip")  # what a reader may do with them
 MAX_CELL = 2**31 - 1  # characters; the csv module refuses cells of more than 131,072 unless told
@@ -42,8 +43,8 @@ class RowFile:
 
   @property
   def suffix(self) -> str:
-    """What the file is, e.g. ".csv"."""
-    return Path(self.path).suffix.lower()
+    """What the file is, e.g. ".csv", also of rows.csv.gz."""
+    return paths.kind(self.path)
 
   @property
   def separator(self) -> str:
@@ -59,7 +60,7 @@ class RowFile:
     """Raises ConfigError if there is no such file, or it is none that can be read, or not so."""
     if self.suffix not in READERS:
       raise ConfigError(f"{self.setting}={self.path!r}: accepted are files that end in {', '.join(READERS)}")
-    if not Path(self.path).is_file():
+    if not paths.is_remote(self.path) and not Path(self.path).is_file():
       raise ConfigError(f"{self.setting}={self.path!r}: no such file")
     if len(self.separator) > 1 or self.separator in ('"', "\r", "\n"):
       raise ConfigError(f"{self.prefix}delimiter={self.delimiter!r}: accepted is one character, no quote and no line break")
@@ -82,8 +83,8 @@ class RowFile:
       yield from READERS[self.suffix](self, wanted)
     except UnicodeError as error:
       raise _undecodable(self) from error
-    except OSError as error:
-      raise ConfigError(f"{self.setting}={self.path!r}: cannot be read: {error.strerror or error}") from error
+    except (OSError, EOFError) as error:  # EOFError: a compressed file that ends too early
+      raise ConfigError(f"{self.setting}={self.path!r}: cannot be read: {getattr(error, 'strerror', '') or error}") from error
 
   def where(self, number: int) -> str:
     """A row's place in words: "reviews.csv line 3"."""
@@ -114,7 +115,7 @@ class RowFile:
 def _csv_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
   csv.field_size_limit(MAX_CELL)
   quoting = csv.QUOTE_MINIMAL if file.quoting else csv.QUOTE_NONE
-  with open(file.path, encoding=file.encoding, newline="") as stream:
+  with paths.opened_text(file.path, file.encoding, newline="") as stream:
     # strict: otherwise a quote that is never closed would take the rest of the file into one cell without a word
     reader = csv.reader(stream, delimiter=file.separator, quoting=quoting, strict=True)
     records = _records(file, reader)
@@ -149,8 +150,8 @@ def _records(file: RowFile, reader: Any) -> Iterator[tuple[int, list[str] | str]
 
 
 def _jsonl_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
-  with open(file.path, encoding=file.encoding) as stream:
-    rows = ((number, _json(line)) for number, line in enumerate(stream, 1) if line.strip())
+  with paths.opened_text(file.path, file.encoding) as stream:
+    rows = ((number, parse_json(line)) for number, line in enumerate(stream, 1) if line.strip())
     first = list(itertools.islice(rows, PEEK))
     columns = dict.fromkeys(name for _, cells in first if isinstance(cells, dict) for name in cells)
     if columns:
@@ -161,7 +162,8 @@ def _jsonl_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
       yield number, empty | cells if isinstance(cells, dict) else cells
 
 
-def _json(line: str) -> Cells | str:
+def parse_json(line: str) -> Cells | str:
+  """The object on a line of jsonl, or what is wrong with it."""
   try:
     value = json.loads(line)
   except (ValueError, RecursionError) as error:
@@ -195,7 +197,7 @@ def _parquet_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
 
 def _txt_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
   file.check_columns(["text"], wanted)
-  with open(file.path, encoding=file.encoding) as stream:
+  with paths.opened_text(file.path, file.encoding) as stream:
     yield from ((number, {"text": line.removesuffix("\n")}) for number, line in enumerate(stream, 1))
 
 
@@ -233,7 +235,8 @@ READERS = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _jsonl_rows, ".parque
 
 def _undecodable(file: RowFile) -> ConfigError:
   """Says where: the reader knows the byte only from the start of its buffer."""
-  data, offset = Path(file.path).read_bytes(), 0
+  with paths.opened(file.path) as stream:
+    data, offset = stream.read(), 0
   try:
     data.decode(file.encoding)
   except UnicodeDecodeError as error:

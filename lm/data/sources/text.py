@@ -1,41 +1,52 @@
-"""Plain text files: a document per line, per paragraph (blank lines between), or per file."""
+"""Text for pretraining: plain files with a document per line, per paragraph (blank lines between) or per file, and tables.
+
+Only places are kept in memory, so that a corpus may be larger than that; the cells of csv and tsv are held.
+"""
 
 import dataclasses
 import functools
-import glob
 import hashlib
+import json
 import os
-import re
-from pathlib import Path
+from typing import Any
 
 from lm.config import ConfigError
+from lm.data import paths
+from lm.data.documents import Documents, Reading
 from lm.data.source import SPLITS
 
-UNITS = ("line", "paragraph", "file")
+SETTINGS = {"train": "path", "validation": "validation", "test": "test"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """UTF-8 text; each split has files of its own. Blank documents are left out.
+  """Each split has files of its own: names, folders (all files below), globs or URLs, also .gz, .bz2, .xz or .zst.
 
-  `Text(path="a.txt", unit="line")[0]` -> {"text": first line}.
+  jsonl, csv, tsv and parquet are read as rows with a text in the column `text`, any other file as plain text. Blank
+  documents of plain text are left out; bytes that are no text, bad JSON and rows without text are bad rows.
+
+  `Text(path=("a.txt",), unit="line")[0]` -> {"text": first line}.
   """
 
   split: str = "train"
-  path: str = ""  # file or glob of the training split
-  validation: str = ""  # file or glob of the validation split
-  test: str = ""  # file or glob of the test split
-  unit: str = "line"  # what one document is: line, paragraph or file
+  path: tuple[str, ...] = ()  # files, folders or globs of the training split
+  validation: tuple[str, ...] = ()  # of the validation split
+  test: tuple[str, ...] = ()  # of the test split
+  unit: str = "line"  # what one document of plain text is: line, paragraph or file
+  text: str = "text"  # column of jsonl, csv, tsv and parquet files
+  encoding: str = "utf-8"  # of all but parquet files; one that has ASCII in it
+  on_bad_row: str = "error"  # or skip, which leaves bad rows out and counts them
 
   def __post_init__(self):
-    if self.unit not in UNITS:
-      raise ConfigError(f"data.unit={self.unit!r}: accepted are {', '.join(UNITS)}")
+    for name in SETTINGS.values():
+      if isinstance(value := getattr(self, name), str):
+        object.__setattr__(self, name, (value,) if value else ())
     if self.split not in SPLITS:
       raise ConfigError(f"data.split={self.split!r}: accepted are {', '.join(SPLITS)}")
-    if not self._pattern:
-      raise ConfigError(f"data.{self._setting}='': not set; the {self.split} split takes a file or a glob of its own")
-    if not self._files:
-      raise ConfigError(f"data.{self._setting}={self._pattern!r}: no such file; accepted are a file or a glob like 'a/*.txt'")
+    self._reading.check()
+    if not self._patterns:
+      raise ConfigError(f"data.{self._setting}='': not set; the {self.split} split takes files of its own, as 'a/*.txt'")
+    assert self._files, "expand finds some or raises"
 
   def __len__(self) -> int:
     return len(self._documents)
@@ -44,46 +55,31 @@ class Text:
     return {"text": self._documents[index]}
 
   def fingerprint(self) -> str:
-    """Hash of all documents."""
+    """Hash of the files' contents, in their order, and of how they are read."""
     return self._fingerprint
 
   @functools.cached_property
   def _fingerprint(self) -> str:
-    digest = hashlib.sha256()
-    for text in self._documents:
-      encoded = text.encode()
-      digest.update(b"%d:%b" % (len(encoded), encoded))
-    return digest.hexdigest()
+    kinds = [[paths.kind(file), os.path.splitext(file)[1].lower(), paths.content_hash(file)] for file in self._files]
+    how = [self.unit, self.text, self.encoding, self.on_bad_row]
+    return hashlib.sha256(json.dumps([how, kinds]).encode()).hexdigest()
 
   @property
   def _setting(self) -> str:
-    return "path" if self.split == "train" else self.split
+    return SETTINGS[self.split]
 
   @property
-  def _pattern(self) -> str:
+  def _patterns(self) -> tuple[str, ...]:
     return getattr(self, self._setting)
+
+  @property
+  def _reading(self) -> Reading:
+    return Reading(f"data.{self._setting}", self.unit, self.text, self.encoding, self.on_bad_row)
 
   @functools.cached_property
   def _files(self) -> list[str]:
-    if os.path.isfile(self._pattern):  # its name may hold a bracket or a star
-      return [self._pattern]
-    return sorted(filter(os.path.isfile, glob.glob(self._pattern, recursive=True)))
+    return [file for pattern in self._patterns for file in paths.expand(pattern, f"data.{self._setting}")]
 
   @functools.cached_property
-  def _documents(self) -> list[str]:
-    found: list[str] = []
-    for file in self._files:
-      try:
-        text = Path(file).read_text(encoding="utf-8-sig")
-      except UnicodeDecodeError as error:
-        raise ConfigError(f"data.{self._setting}: {file!r} is not UTF-8 at byte {error.start}") from error
-      except OSError as error:
-        raise ConfigError(f"data.{self._setting}: {file!r} cannot be read: {error.strerror}") from error
-      found += [part for part in _split(text, self.unit) if part.strip()]
-    return found
-
-
-def _split(text: str, unit: str) -> list[str]:
-  if unit == "line":
-    return text.split("\n")  # not splitlines: a form feed or U+2028 is part of its line
-  return re.split(r"\n\s*\n", text) if unit == "paragraph" else [text]
+  def _documents(self) -> Any:
+    return Documents(self._files, self._reading)
