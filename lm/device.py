@@ -62,6 +62,11 @@ def compute_dtype(dtype: str, device: Any) -> str:
   return "bfloat16" if capability >= 8.0 else "float16"
 
 
+def num_cores() -> int:
+  """Cores that this process may use; the order of additions, and so the last bits of a loss, depends on them."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _read(path: Path) -> str:
   return path.read_text().strip() if path.is_file() else ""
 

@@ -17,7 +17,7 @@ import numpy as np
 from lm import config, record, saved, sharding, tree
 from lm.checkpoint import choose
 from lm.config import ConfigError
-from lm.data import store
+from lm.data import encode, store
 from lm.data.loader import EMPTY, EvalLoader, StreamData
 from lm.data.tokenizer import Tokenizer
 from lm.infer import generate
@@ -193,7 +193,7 @@ class Predictor:
       return None
     prepared = [task.prepare(example, self.tokenizer) for example in examples]
     owner_N = np.repeat(np.arange(len(examples)), [len(sequences) for sequences in prepared])
-    kept = store.Store(None, store.collect(sequence for sequences in prepared for sequence in sequences))
+    kept = store.Store(None, encode.collect(sequence for sequences in prepared for sequence in sequences))
     lengths = self._lengths(int(kept.lengths.max()))
     shards = sharding.num_batch_shards(self.mesh)
     stream = StreamData(name="predict", key="predict", task=task, store=kept, tok=self.tokenizer)

@@ -7,7 +7,6 @@ refused with the ways out, unless it is accepted.
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import shlex
 import shutil
@@ -21,7 +20,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 import lm
-from lm import config, metrics, plug
+from lm import config, device, metrics, plug
 from lm.checkpoint import FORMAT
 from lm.config import Config, ConfigError
 from lm.data.tokenizer import Tokenizer
@@ -283,7 +282,7 @@ def _manifest(run: Run) -> dict[str, Any]:
     "devices": len(devices),
     "mesh": dict(run.mesh.shape),
     "dtype": run.program.spec.model.dtype,
-    "cores": num_cores(),
+    "cores": device.num_cores(),
     "accumulation": run.program.spec.accumulation,
     "total_steps": run.total_steps,
     "params": run.program.num_params,
@@ -305,11 +304,6 @@ def _base(run: Run) -> dict[str, Any] | None:
 
 def _data(run: Run) -> dict[str, str]:
   return {name: run.source(name, "train").fingerprint() for name in run.config.all_streams}
-
-
-def num_cores() -> int:
-  """Cores that this process may use; the order of additions, and so the last bits of a loss, depends on them."""
-  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _git_state() -> dict[str, Any] | None:

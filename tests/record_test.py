@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from lm import build, checkpoint, evaluate, plug, record, saved, train
+from lm import build, checkpoint, device, evaluate, plug, record, saved, train
 from lm.config import ConfigError
 from tests.conftest import make_config, make_run
 
@@ -23,8 +23,8 @@ def test_another_machine_is_said_in_one_line(tmp_path, capsys, monkeypatch):
   record.prepare(run, tmp_path, 0)
   record.prepare(run, tmp_path, 3)
   assert capsys.readouterr().err == ""
-  cores = record.num_cores()
-  monkeypatch.setattr(record, "num_cores", lambda: cores + 2)
+  cores = device.num_cores()
+  monkeypatch.setattr(device, "num_cores", lambda: cores + 2)
   manifest = record.prepare(run, tmp_path, 3)
   assert capsys.readouterr().err == f"cores: {cores} -> {cores + 2}; losses will agree closely but not to the bit\n"
   assert manifest["cores"] == cores + 2

@@ -2,14 +2,19 @@
 
 import dataclasses
 import json
+import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lm.config import ConfigError
-from lm.data import store
+from lm.data import encode, store
 from lm.data.tokenizer import Tokenizer
 from lm.shapes import Field
 
@@ -53,8 +58,8 @@ class Spell:
 SOURCE = Texts(("ab", "", "cde"))
 
 
-def build(cache_dir, source=SOURCE, task=Spell()):  # noqa: B008 - frozen
-  return store.build(source, Letters(), task, cache_dir)
+def build(cache_dir, source=SOURCE, task=Spell(), workers=None):  # noqa: B008 - frozen
+  return store.build(source, Letters(), task, cache_dir, workers)
 
 
 def test_columns_are_ragged_and_as_small_as_their_values(tmp_path):
@@ -103,14 +108,114 @@ def test_an_index_that_names_other_columns_is_damage(tmp_path, capsys):
   assert "damaged (index.json)" in capsys.readouterr().out
 
 
-def test_a_killed_build_leaves_nothing(tmp_path, monkeypatch):
+@dataclasses.dataclass(frozen=True)
+class Deadly(Spell):
+  """Ends its process without a word at one of the examples."""
+
+  def prepare(self, example, tok):
+    if example["text"] == "die":
+      os.kill(os.getpid(), signal.SIGKILL)
+    return super().prepare(example, tok)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curious(Spell):
+  """Stores whether its process has loaded jax, and which process it is, as sequences of two letters."""
+
+  def prepare(self, example, tok):
+    letters = np.array([ord("a") + ("jax" in sys.modules), os.getpid() % 50_000], np.int32)
+    return [{"tokens": letters, "size": np.int32(2)}]
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
   def fail(*_):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(store.np, "save", fail)
+  monkeypatch.setattr(store, "_checksum", fail)
   with pytest.raises(KeyboardInterrupt):
     build(tmp_path)
   assert not list((tmp_path / "store").iterdir())
+
+
+def test_a_killed_build_leaves_nothing_that_is_taken_for_a_store(tmp_path):
+  source = Texts(("ab", "die", "cde"))
+  code = f"""
+from pathlib import Path
+from tests.data.store_test import Deadly, Letters, Texts, store
+store.build(Texts({source.texts!r}), Letters(), Deadly(), Path({str(tmp_path)!r}))
+"""
+  assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == -signal.SIGKILL
+  (half,) = (tmp_path / "store").iterdir()
+  assert not (half / "index.json").exists()
+  assert build(tmp_path, source, Spell()).num_sequences == 3
+
+
+MANY = Texts(tuple(chr(97 + i % 26) * (i % 40) for i in range(3000)))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+  """Chunks of a few dozen examples, all but two of them in workers."""
+  monkeypatch.setattr(encode, "CHUNK", 5000)
+  monkeypatch.setattr(encode, "ALONE", 2)
+  monkeypatch.setattr(encode, "WORTH", 0.0)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_workers_write_the_same_bytes(tmp_path):
+  alone = build(tmp_path / "alone", MANY, workers=1).path
+  beside = build(tmp_path / "beside", MANY, workers=2).path
+  files = sorted(path.name for path in alone.iterdir())
+  assert files == sorted(path.name for path in beside.iterdir())
+  assert [(alone / name).read_bytes() for name in files] == [(beside / name).read_bytes() for name in files]
+  values, offsets = encode.collect(sequence for e in MANY for sequence in Spell().prepare(e, Letters()))["tokens"]
+  for part, array in (("values", values.astype(np.uint16)), ("offsets", offsets)):
+    np.save(tmp_path / "x.npy", array)
+    assert (beside / f"tokens.{part}.npy").read_bytes() == (tmp_path / "x.npy").read_bytes()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_workers_are_other_processes_and_load_no_jax_of_their_own(tmp_path):
+  built = build(tmp_path, MANY, Curious(), workers=2)
+  loaded, process = np.asarray(built.values("tokens")).reshape(-1, 2).T
+  here = process == os.getpid() % 50_000
+  assert 0 < here.sum() < len(here) / 4, "the first two chunks"
+  assert set(loaded[~here]) == {ord("a")}
+
+
+def test_workers_are_not_started_for_little(tmp_path, monkeypatch):
+  monkeypatch.setattr(encode, "CHUNK", 500)
+  monkeypatch.setattr(encode, "_in_workers", None)
+  assert build(tmp_path, MANY, workers=2).num_sequences == 3000
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_worker_that_dies_is_one_clear_line(tmp_path):
+  with pytest.raises(ConfigError, match="a worker process died; a script"):
+    build(tmp_path, Texts((*MANY.texts, "die")), Deadly(), workers=2)
+  assert not list((tmp_path / "store").iterdir())
+
+
+@pytest.mark.parametrize("large", [(), (2999,), (0,), (1500, 1501)])
+@pytest.mark.usefixtures("small_chunks")
+def test_a_large_value_anywhere_widens_the_whole_column(large, tmp_path):
+  source = Texts(tuple("\U0001f600" if i in large else text for i, text in enumerate(MANY.texts)))
+  built = build(tmp_path, source, workers=1)
+  assert built.values("tokens").dtype == (np.int32 if large else np.uint16)
+  assert "".join(map(chr, built.values("tokens"))) == "".join(source.texts)
+  assert {path.suffix for path in built.path.iterdir()} == {".npy", ".json"}
+
+
+def test_a_build_says_its_size_and_how_far_it_is(tmp_path, capsys):
+  build(tmp_path)
+  assert "tokenised data 'texts', split 'train': 3 examples, 5 tokens, 0.0 MB, in 0." in capsys.readouterr().out
+  build(tmp_path)
+  assert not capsys.readouterr().out
+  now = iter([100.0, 105.0, 120.0, 121.0])
+  progress = encode.make_progress("text", 400, clock=lambda: next(now))
+  for done in (50, 100, 110):
+    progress(done, done * 400_000)
+  assert capsys.readouterr().err == "tokenising text: 100 of 400 examples, 2.00 M tokens/s, 60 s left\n"
 
 
 def test_racing_builders_agree(tmp_path):
