@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from array import array
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 from lm.config import ConfigError
@@ -23,7 +23,7 @@ BOM = b"\xef\xbb\xbf"
 class Reading:
   """How files are read. setting: the one that named them, for errors. unit: what a document is in plain text.
 
-  column: the text's in jsonl, csv, tsv and parquet. on_bad_row: error, or skip.
+  column: the text's in jsonl (also .json), csv, tsv and parquet. on_bad_row: error, or skip.
   """
 
   setting: str = "data.path"
@@ -55,9 +55,12 @@ class Reading:
 
 
 class Documents:
-  """The documents of some files, one file after the other. Blank lines and blank paragraphs are none."""
+  """The documents of some files, one file after the other. Blank lines and blank paragraphs are none.
 
-  def __init__(self, files: Sequence[str], reading: Reading):
+  limit: how many at most, 0 for all; no file is asked for beyond the one that reaches it.
+  """
+
+  def __init__(self, files: Iterable[str], reading: Reading, limit: int = 0):
     self.skipped: Counter[tuple[str, str]] = Counter()  # bad rows, by (file, reason)
     self._parts: list[Any] = []
     for path in files:
@@ -66,13 +69,16 @@ class Documents:
       except (OSError, EOFError) as error:  # EOFError: a compressed file that ends too early
         words = getattr(error, "strerror", "") or error
         raise ConfigError(f"{reading.setting}: {path!r} cannot be read: {words}") from error
+      if limit and sum(map(len, self._parts)) >= limit:
+        break
     self._before = [0, *itertools.accumulate(map(len, self._parts))]
+    self._size = min(self._before[-1], limit) if limit else self._before[-1]
     if self.skipped:
       reasons = ", ".join(f"{count:,} of {path} ({reason})" for (path, reason), count in self.skipped.most_common())
       print(f"{reading.setting}: bad rows left out: {reasons}")
 
   def __len__(self) -> int:
-    return self._before[-1]
+    return self._size
 
   def __getitem__(self, index: int) -> str:
     if not 0 <= index < len(self):
@@ -87,7 +93,7 @@ def _open(path: str, reading: Reading, skipped: Counter) -> Any:
     return _RowGroups(path, reading, skipped)
   if suffix in DELIMITERS:  # a quoted cell may hold line breaks, so that its place is known only from the start
     return _cells(path, reading, skipped)
-  return _Spans(path, reading, skipped, is_json=suffix == ".jsonl")
+  return _Spans(path, reading, skipped, is_json=suffix in (".jsonl", ".json"))
 
 
 def _cells(path: str, reading: Reading, skipped: Counter) -> list[str]:
