@@ -9,6 +9,7 @@ from lm.config import ConfigError
 from lm.data import store
 from lm.data.loader import EMPTY, EvalLoader, Loader, Rows, StreamData
 from lm.data.sources.memory import Memory
+from lm.data.sources.text import Text
 from lm.data.tokenizer import Bytes
 from lm.tasks.causal import Causal
 from lm.tasks.classify import Classify
@@ -197,3 +198,18 @@ def test_an_epoch_ends_when_the_first_stream_has_been_read(tmp_path):
   ends = np.ceil([rows[0] * 3 / 2, rows[1] * 3])  # weights 2 and 1
   assert ends[0] != ends[1]
   assert make_loader("mixture", tmp_path).rows_per_epoch == min(ends)
+
+
+@pytest.mark.parametrize("task", [Causal(), Mlm()])
+@pytest.mark.parametrize(
+  ("name", "column"),
+  [("wikitext-2/train.txt", "text"), ("pretrain_text/c4_demo.jsonl", "text"), ("tnews/train.json", "sentence")],
+)
+def test_public_text_fills_99_percent_of_512_tokens(name, column, task, data_dir, tmp_path):
+  source = Text(path=str(data_dir / name), text=column)
+  stream = StreamData("main", "main", task, store.build(source, Bytes(), task, tmp_path), Bytes())
+  loader = Loader([stream], batch_size=64, seq_len=512)
+  share = float(loader.report().split()[-2].removesuffix("%"))
+  assert 99 <= share <= 100
+  segments = np.concatenate([loader.batch(step)["inputs"]["segment_ids"] for step in range(10)])
+  assert (segments > 0).mean() >= 0.99
