@@ -4,6 +4,7 @@
 text becomes that special, unless tokenizer_config.json says `split_special_tokens`.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -72,6 +73,8 @@ class HuggingFace(Tokenizer):
     self._specials = frozenset([*super().special_ids, *(i for i, token in added.items() if token.special)])
     parts = json.loads(backend.to_str())
     self._byte_level = '"ByteLevel"' in json.dumps([parts[name] for name in ("normalizer", "pre_tokenizer", "decoder")])
+    # What WordPiece writes before a piece inside a word; all others stand at the word's start, signs too.
+    self._inside = parts["model"]["continuing_subword_prefix"] if parts["model"]["type"] == "WordPiece" else ""
     self.token_bytes = np.zeros(self.vocab_size, np.int32)
     for piece, i in vocab.items():
       self.token_bytes[i] = self._num_bytes(piece, i)
@@ -89,6 +92,15 @@ class HuggingFace(Tokenizer):
   @property
   def special_ids(self):
     return tuple(sorted(self._specials))
+
+  @functools.cached_property
+  def starts_word(self):
+    if not self._inside:
+      return super().starts_word
+    return np.array([not self.piece(i).startswith(self._inside) for i in range(self.vocab_size)])
+
+  def find(self, piece):
+    return self.backend.token_to_id(piece)
 
   def encode(self, text):
     return self.backend.encode(text, add_special_tokens=False).ids

@@ -5,9 +5,12 @@ fallback; its own space mark U+2581, which it would read as a space, is encoded 
 bytes are: decode(encode(s)) == s for any text. Models made elsewhere are what their makers made them.
 """
 
+import functools
 import hashlib
 import io
 import itertools
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from lm.config import ConfigError
 PAD, UNK, BOS, EOS, MASK = "<pad>", "<unk>", "<s>", "</s>", "[MASK]"
 HF_PREFIX = "huggingface-"  # of the fingerprints of tokenizers that are saved as a folder
 SPACE_MARK = "\u2581"
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+_UNSPACED = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # kana, Han
 _MAX_LINE = 1 << 16  # bytes; the trainer leaves out longer lines, so they are cut
 _MIN_VOCAB = 262  # 256 bytes, the five specials, the newline
 
@@ -51,6 +56,19 @@ class Tokenizer:
     ids = (self.pad_id, self.unk_id, self.bos_id, self.eos_id, self.mask_id, self.cls_id, self.sep_id)
     return tuple(dict.fromkeys(i for i in ids if i is not None and i >= 0))
 
+  @functools.cached_property
+  def starts_word(self) -> np.ndarray:
+    """bool [V]: whether a piece begins a word. One that does not belongs to the word of the piece before it.
+
+    A word begins at a space, a sign that is no letter or digit, or a letter of a script that writes no spaces (Chinese,
+    Japanese), which is a word by itself: "\u2581the" and "," and "\u4e2d" begin one, "ing" does not.
+    """
+    return np.array([_starts_word(self.piece(i)) for i in range(self.vocab_size)])
+
+  def find(self, piece: str) -> int | None:
+    """Id of a piece of the vocabulary by its name, such as "<extra_id_0>"; None if it has none."""
+    raise NotImplementedError
+
   def encode(self, text: str) -> list[int]:
     """Ids of a text, without the specials of a sequence."""
     raise NotImplementedError
@@ -83,6 +101,16 @@ class Tokenizer:
     raise NotImplementedError
 
 
+def _starts_word(piece: str) -> bool:
+  byte = _BYTE.match(piece)
+  if byte:  # one of a character's bytes: those from E3 to E9 lead the characters U+3000 to U+9FFF
+    value = int(byte[1], 16)
+    return 0xE3 <= value <= 0xE9 or value < 128 and not chr(value).isalnum()
+  first = piece[:1]
+  inside = first.isalnum() or unicodedata.category(first or " ").startswith("M")  # a letter's marks are no letters
+  return not inside or bool(_UNSPACED.match(piece))
+
+
 class Bytes(Tokenizer):
   """One id per UTF-8 byte, after the specials: 'a' -> [102]. Needs no training."""
 
@@ -90,6 +118,9 @@ class Bytes(Tokenizer):
     self.pad_id, self.unk_id, self.bos_id, self.eos_id, self.mask_id = range(5)
     self.vocab_size = 261
     self.token_bytes = np.concatenate([np.zeros(5, np.int32), np.ones(256, np.int32)])
+
+  def find(self, piece):
+    return None
 
   def encode(self, text):
     return [byte + 5 for byte in text.encode()]
@@ -130,12 +161,15 @@ class SentencePiece(Tokenizer):
     self.vocab_size = model.vocab_size()
     self.pad_id, self.unk_id, self.eos_id = model.pad_id(), model.unk_id(), model.eos_id()
     self.bos_id = model.bos_id() if model.bos_id() >= 0 else self.eos_id
-    mask = model.piece_to_id(MASK)
-    self.mask_id = mask if mask != self.unk_id else None
+    self.mask_id = self.find(MASK)
     mark_ids = [model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
     self._space_mark_ids = mark_ids if all(model.is_byte(i) for i in mark_ids) else []  # [] without byte fallback
     self._specials = frozenset(self.special_ids)
     self.token_bytes = np.array([self._num_bytes(i) for i in range(self.vocab_size)], np.int32)
+
+  def find(self, piece):
+    found = self.model.piece_to_id(piece)
+    return found if found != self.unk_id else None
 
   def encode(self, text):
     if SPACE_MARK not in text or not self._space_mark_ids:

@@ -44,7 +44,7 @@ def test_masking_never_writes_a_special_token_and_can_be_undone(seed):
   tokens, segments, noise = make_rows(np.random.default_rng(seed))
   eligible = (segments > 0) & ~np.isin(tokens, TOK.special_ids)
   chosen = corrupt.choose(eligible, segments, 0.5, noise)
-  masked = corrupt.mask_tokens(tokens, chosen, noise, TOK, 0.8, 0.1)
+  masked = corrupt.mask_tokens(tokens, chosen, noise, TOK, (0.8, 0.1))
   assert (masked[~chosen] == tokens[~chosen]).all()
   assert not np.isin(masked[chosen & (masked != TOK.mask_id)], TOK.special_ids).any()
   positions, weights, labels = corrupt.gather(chosen, 40, tokens)
@@ -59,7 +59,7 @@ def test_shares_of_replacement():
   T = 100_000
   tokens = np.full((1, T), 9)
   noise = corrupt.Noise(0, np.zeros(1), np.zeros((1, T)), np.arange(T)[None, :])
-  masked = corrupt.mask_tokens(tokens, np.ones((1, T), bool), noise, TOK, 0.8, 0.1)
+  masked = corrupt.mask_tokens(tokens, np.ones((1, T), bool), noise, TOK, (0.8, 0.1))
   assert np.mean(masked == TOK.mask_id) == pytest.approx(0.8, abs=0.01)
   assert np.mean(masked == 9) == pytest.approx(0.1, abs=0.01)
 
