@@ -62,7 +62,7 @@ def _assemble(
   accumulation = _accumulation(cfg, sharding.num_batch_shards(mesh))
 
   source = functools.cache(lambda name, split: plug.make("data", cfg.all_streams[name].data, split=split))
-  tasks = {name: _make_task(name, stream, source, architecture, tok) for name, stream in cfg.all_streams.items()}
+  tasks = {name: _make_task(name, stream, source, architecture, tok, cfg.seq_len) for name, stream in cfg.all_streams.items()}
   keys = _task_keys(tasks)
   cache_dir = Path(cfg.cache_dir or os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/lm").expanduser()
 
@@ -144,7 +144,7 @@ def _check_length(cfg: Config, architecture: TransformerConfig) -> None:
     raise ConfigError(f"config.seq_len={cfg.seq_len}: the model takes at most {architecture.max_len} (model.max_len)")
 
 
-def _make_task(name: str, stream: Stream, source: Any, architecture: TransformerConfig, tok: Tokenizer) -> Task:
+def _make_task(name: str, stream: Stream, source: Any, architecture: TransformerConfig, tok: Tokenizer, seq_len: int) -> Task:
   """The stream's task; a task with an empty label set gets that of the training split."""
   task: Task = plug.make("task", stream.task)
   if hasattr(task, "labels"):
@@ -167,6 +167,7 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
     task = dataclasses.replace(task, pair=True)
   if task.needs_mask and tok.mask_id is None:
     raise ConfigError(f"stream {name!r}: task {stream.task.name!r} needs a tokenizer with a mask token; this one has none")
+  task.check(tok, seq_len)
   if task.causal is not None and task.causal != architecture.causal:
     kinds = {True: "autoregressive (model.causal=True)", False: "bidirectional (model.causal=False)"}
     raise ConfigError(

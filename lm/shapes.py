@@ -16,9 +16,10 @@ from typing import Any
 #   inputs/positions    [B, T] int32, counted from the start of the segment
 #   inputs/row          [B]    int32, the row's number in the global batch: keys the dropout noise
 #   inputs/token_types  [B, T] int32, 1 on the second text of a pair; only in runs with pairs
+#   inputs/prefix       [B, T] int32, 1 where an autoregressive model reads in both directions; only in runs with prefixes
 Batch = Mapping[str, Mapping[str, Any]]
 INPUTS = "inputs"
-INPUT_FIELDS = ("tokens", "segment_ids", "positions", "row", "token_types")
+INPUT_FIELDS = ("tokens", "segment_ids", "positions", "row", "token_types", "prefix")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,12 +69,20 @@ def shrunk(name: str, **changes) -> dict:
   return {"name": name, **SIZES, **{field: n for field, n in few.items() if getattr(cfg, field)}, **changes}
 
 
+# Tasks that write symbols get bytes for them that no text of ours has.
+OPTIONS = {
+  "span_corruption": {"sentinel_ids": tuple(range(6, 14))},
+  "ul2": {"sentinel_ids": tuple(range(6, 14)), "mode_ids": (19, 20, 21)},
+  "fim": {"symbol_ids": (19, 20, 21)},
+}
+
+
 def make_config(kind="causal", **settings) -> config.Config:
   """A run of two layers on a few sentences with the bytes tokenizer."""
-  preset = "gpt2-tiny" if kind == "causal" else "bert-tiny"
+  preset = "gpt2-tiny" if plug.find("task", kind).causal else "bert-tiny"
   data = {"name": "memory", "texts": TEXTS} | ({"text_labels": LABELS} if kind == "classify" else {})
   values = {
-    "task": kind,
+    "task": {"name": kind, **OPTIONS.get(kind, {})},
     "data": data,
     "model": {"name": preset, **SIZES},
     "tokenizer": "bytes",

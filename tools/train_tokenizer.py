@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -17,21 +18,32 @@ def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--data", default="pydocs", help="source, e.g. pydocs or 'text(path=\"a.txt\")'")
   parser.add_argument("--vocab_size", type=int, default=4096)
+  parser.add_argument("--extra_symbols", default="", help="pieces that no text gives, e.g. '<fim_prefix>,<extra_id_0..99>'")
   parser.add_argument("--output", default="runs/tokenizer.model")
   args = parser.parse_args()
   try:
-    return _train(parse_plug("data", args.data), args.vocab_size, Path(args.output))
+    return _train(parse_plug("data", args.data), args.vocab_size, _symbols(args.extra_symbols), Path(args.output))
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
 
 
-def _train(data: Plug, vocab_size: int, output: Path) -> int:
+def _symbols(text: str) -> list[str]:
+  """'<a>,<b_0..2>' -> ['<a>', '<b_0>', '<b_1>', '<b_2>']."""
+  names: list[str] = []
+  for part in filter(None, text.split(",")):
+    match = re.fullmatch(r"(.*?)(\d+)\.\.(\d+)(.*)", part)
+    names += [f"{match[1]}{n}{match[4]}" for n in range(int(match[2]), int(match[3]) + 1)] if match else [part]
+  return names
+
+
+def _train(data: Plug, vocab_size: int, extra_symbols: list[str], output: Path) -> int:
   if output.is_dir():
     raise ConfigError(f"--output={str(output)!r}: is a folder; expected a file such as runs/tokenizer.model")
   source = plug.make("data", data, split="train")
   note = output.with_suffix(".json")
   settings = {"data": data.to_dict(), "vocab_size": vocab_size, "fingerprint": source.fingerprint()}
+  settings |= {"extra_symbols": extra_symbols} if extra_symbols else {}
   if output.is_file() and _holds(note, settings):
     print(f"{output}: there already, from the same text and settings")
     return 0
@@ -39,7 +51,7 @@ def _train(data: Plug, vocab_size: int, output: Path) -> int:
     print(source.describe())
   note.unlink(missing_ok=True)  # it speaks for the model that is replaced now
   began = time.perf_counter()
-  tokenizer.train((source[i]["text"] for i in range(len(source))), str(output), vocab_size)
+  tokenizer.train((source[i]["text"] for i in range(len(source))), str(output), vocab_size, extra_symbols)
   seconds = time.perf_counter() - began
   note.write_text(json.dumps(settings, indent=2) + "\n")
   tok = tokenizer.load(str(output))

@@ -5,7 +5,7 @@ So a position's noise does not depend on the row it stands in, on the batch, or 
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -62,13 +62,23 @@ def choose(eligible_RT: np.ndarray, segment_ids_RT: np.ndarray, rate: float, noi
 
   Eligible [0 1 1 1 0], one segment, rate 0.3 -> one of the three, e.g. [0 0 1 0 0].
   """
-  R, T = eligible_RT.shape
+  return smallest(noise.bits(0), eligible_RT, segment_ids_RT, lambda counts: num_chosen(counts, rate))
+
+
+def smallest(
+  noise_RT: np.ndarray, where_RT: np.ndarray, segment_ids_RT: np.ndarray, wanted: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+  """Of the positions `where` of every segment, those with the smallest noise, bool [R, T].
+
+  wanted: from how many there are of each (row, segment id), flat [R * S], to how many are taken.
+  """
+  R, T = where_RT.shape
   num_segments = int(segment_ids_RT.max(initial=0)) + 1
-  row, column = in_order(noise.bits(0), eligible_RT, segment_ids_RT)
+  row, column = in_order(noise_RT, where_RT, segment_ids_RT)
   segment = segment_ids_RT[row, column] + row * num_segments
   counts = np.bincount(segment, minlength=R * num_segments)
   # An entry is chosen if its rank in its segment, from 0, is below the segment's number of chosen positions.
-  last = np.cumsum(counts) - counts + num_chosen(counts, rate)
+  last = np.cumsum(counts) - counts + wanted(counts)
   first_ranks = np.arange(len(row)) < last[segment]
   chosen_RT = np.zeros((R, T), bool)
   chosen_RT[row[first_ranks], column[first_ranks]] = True

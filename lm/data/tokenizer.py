@@ -248,16 +248,21 @@ def saved_path(workdir: Path, fingerprint: str) -> str:
   return str(workdir / ("tokenizer" if fingerprint.startswith(HF_PREFIX) else "tokenizer.model"))
 
 
-def train(texts: Iterable[str], path: str, vocab_size: int = 4096) -> None:
+def train(texts: Iterable[str], path: str, vocab_size: int = 4096, extra_symbols: Sequence[str] = ()) -> None:
   """Trains a unigram model with byte fallback and writes it to `path`; the same texts give the same file.
+
+  extra_symbols: pieces that no text gives, for tasks that write them: "<extra_id_0>", "<fim_prefix>", "[R]".
 
   Raises:
     ConfigError: no text, or a vocabulary too small or too large for it.
   """
   import sentencepiece
 
-  if vocab_size < _MIN_VOCAB:
-    raise ConfigError(f"vocab_size={vocab_size}: at least {_MIN_VOCAB}, for bytes, newline and specials")
+  least = _MIN_VOCAB + len(extra_symbols)
+  if vocab_size < least:
+    raise ConfigError(f"vocab_size={vocab_size}: at least {least}, for bytes, newline and specials")
+  if len({*extra_symbols, PAD, UNK, BOS, EOS, MASK, "\n", ""}) < len(extra_symbols) + 7:
+    raise ConfigError(f"extra_symbols={','.join(extra_symbols)!r}: accepted are different names, not those of other specials")
   lines = _lines(texts)
   first = next(lines, None)
   if first is None:
@@ -275,7 +280,7 @@ def train(texts: Iterable[str], path: str, vocab_size: int = 4096) -> None:
       remove_extra_whitespaces=False,
       pad_id=0, unk_id=1, bos_id=2, eos_id=3,
       pad_piece=PAD, unk_piece=UNK, bos_piece=BOS, eos_piece=EOS,
-      control_symbols=[MASK],
+      control_symbols=[MASK, *extra_symbols],
       user_defined_symbols=["\n"],
       max_sentence_length=_MAX_LINE,
       num_threads=2,

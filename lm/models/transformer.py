@@ -121,7 +121,7 @@ class Transformer(nn.Module):
     segment_ids_BT = inputs["segment_ids"]
     layer_caches, start = None, None
     if cache is None:
-      mask = masks.in_row(segment_ids_BT, cfg.causal)
+      mask = masks.in_row(segment_ids_BT, cfg.causal, inputs.get("prefix"))
       slots = masks.slots(segment_ids_BT), masks.slots(segment_ids_BT)
     else:
       assert cfg.causal, "only a causal model decodes with a cache"

@@ -1,6 +1,6 @@
 """The contract of a task. The loop, the data wing and the evaluators know tasks only through it.
 
-On the host (numpy): `prepare`, `fields`, `row_cost`, `target_counts`, `corrupt`, `describe_predictions`. On the device
+On the host (numpy): `prepare`, `fields`, `check`, `row_cost`, `target_counts`, `corrupt`, `describe_predictions`. On the device
 (pure): `denominators`, `loss`, `predict`. There a task reads its batch as one flat dict: the model's inputs and its own arrays.
 """
 
@@ -55,6 +55,9 @@ class Task:
     A task that describes its predictions gives exactly one, also for an example without a label.
     """
     raise NotImplementedError
+
+  def check(self, tok: Tokenizer, seq_len: int) -> None:
+    """Raises ConfigError if the tokenizer lacks what the task writes into rows of `seq_len` tokens."""
 
   def row_cost(self, lengths_N: np.ndarray) -> np.ndarray:
     """Upper bound of each sequence's length after corruption; the packing plan uses it."""

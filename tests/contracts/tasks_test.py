@@ -18,7 +18,9 @@ PAIRS = [
   for family in FAMILIES
   if plug.find("task", task).causal in (None, plug.preset(family).causal)
 ]
-COVER = {("causal", "gpt2-tiny"), ("mlm", "bert-tiny"), ("classify", "bert-tiny"), ("classify", "gpt2-tiny")}
+COVER = {(task, "gpt2-tiny") for task in ("causal", "classify", "prefix_lm", "span_corruption", "ul2", "fim")} | {
+  (task, "bert-tiny") for task in ("mlm", "classify")
+}
 CASES = [pytest.param(*pair, marks=[] if pair in COVER else pytest.mark.slow) for pair in PAIRS]
 
 

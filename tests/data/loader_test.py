@@ -13,7 +13,10 @@ from lm.data.sources.text import Text
 from lm.data.tokenizer import Bytes
 from lm.tasks.causal import Causal
 from lm.tasks.classify import Classify
+from lm.tasks.fim import Fim
 from lm.tasks.mlm import Mlm
+from lm.tasks.prefix_lm import PrefixLm
+from lm.tasks.ul2 import Ul2
 
 TEXTS = tuple("x" * (i % 37 + 1) + str(i) for i in range(53))
 LABELS = tuple("ab"[i % 2] for i in range(53))
@@ -31,6 +34,9 @@ def make_loader(kind, tmp_path, seed=0):
     "classify": [Classify(("a", "b"))],
     "buckets": [Classify(("a", "b"))],
     "mixture": [Mlm(), Classify(("a", "b"))],
+    "spans": [Mlm(unit="span")],
+    "denoisers": [PrefixLm(), Ul2(sentinel_ids=tuple(range(6, 14)), mode_ids=(19, 20, 21))],
+    "middles": [Fim(symbol_ids=(19, 20, 21))],
   }[kind]
   buckets = (16, 32) if kind == "buckets" else ()
   data = [make_stream(task, tmp_path, f"s{i}", 2.0 - i) for i, task in enumerate(streams)]
@@ -41,7 +47,7 @@ def same(a, b):
   return a.keys() == b.keys() and all((a[k][n] == b[k][n]).all() and a[k].keys() == b[k].keys() for k in a for n in a[k])
 
 
-KINDS = ["causal", "mlm", "classify", "buckets", "mixture"]
+KINDS = ["causal", "mlm", "classify", "buckets", "mixture", "spans", "denoisers", "middles"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -188,3 +188,29 @@ def test_every_layer_drops_other_channels():
   # Each of the two layers adds 0 or 2: only if they drop apart, some channel gets one of both.
   h_BTD = hidden(model, params, make_inputs(random_tokens(1, 4)), rng=jax.random.key(0))
   assert len(np.unique(np.round(h_BTD[0, 0], 4))) == 3
+
+
+def test_a_prefix_is_seen_by_its_own_segment_only():
+  segments, prefix = jnp.asarray([[1, 1, 1, 2, 2, 0]]), jnp.asarray([[1, 1, 0, 1, 0, 0]])
+  seen = np.asarray(in_row(segments, True, prefix).as_array())[0].astype(int)
+  assert seen.tolist() == [
+    [1, 1, 0, 0, 0, 0],
+    [1, 1, 0, 0, 0, 0],
+    [1, 1, 1, 0, 0, 0],
+    [0, 0, 0, 1, 0, 0],
+    [0, 0, 0, 1, 1, 0],
+    [0, 0, 0, 0, 0, 1],
+  ]
+
+
+def test_hidden_states_of_a_prefix_depend_on_all_of_it_and_on_nothing_behind():
+  model = make_model("llama-3.2-1b", dropout_rate=0.0)
+  params = init(model)
+  inputs = {**make_inputs(random_tokens(1, 8)), "prefix": jnp.asarray([[1, 1, 1, 0, 0, 0, 0, 0]])}
+
+  def touched(read):
+    reads = lambda perturb: model.hidden(params, inputs, perturb=perturb)[0][0, read].sum()
+    return (np.abs(jax.jit(jax.grad(reads))(jnp.zeros((1, 8, 32)))).sum((0, 2)) > 0).nonzero()[0].tolist()
+
+  assert touched(0) == [0, 1, 2]
+  assert touched(4) == [0, 1, 2, 3, 4]
