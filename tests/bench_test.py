@@ -14,8 +14,12 @@ from lm.shapes import INPUTS
 from tests.conftest import TEXTS
 
 FIGURES = {
-  "batch_tokens_per_sec", "tokenize_tokens_per_sec", "tokenize_bytes_per_sec", "train_tokenizer_bytes_per_sec",
-}  # fmt: skip
+  "batch_tokens_per_sec",
+  "batch_tokens_per_cpu_sec",
+  "tokenize_tokens_per_sec",
+  "tokenize_bytes_per_sec",
+  "train_tokenizer_bytes_per_sec",
+}
 
 
 def test_figures_of_a_small_corpus():
@@ -35,7 +39,9 @@ def test_rates_are_real_tokens_over_seconds(monkeypatch):
 
   ticks = itertools.count()
   monkeypatch.setattr(bench.time, "perf_counter", lambda: float(next(ticks)))
-  assert bench._measure_batches(Halves(), 4.0) == {"batch_tokens_per_sec": round(3 * 50 / 4), "padding": 0.5}
+  monkeypatch.setattr(bench.time, "process_time", lambda: next(ticks) / 2)
+  found = bench._measure_batches(Halves(), 4.0)  # starts at ticks 0 and 1, batches at 2 and 3, the end at 4 and 5
+  assert found == {"batch_tokens_per_sec": 100 // 4, "batch_tokens_per_cpu_sec": 100 // 2, "padding": 0.5}
 
 
 def test_bad_settings_are_one_line():
