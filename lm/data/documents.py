@@ -63,6 +63,7 @@ class Documents:
   def __init__(self, files: Iterable[str], reading: Reading, limit: int = 0):
     self.skipped: Counter[tuple[str, str]] = Counter()  # bad rows, by (file, reason)
     self._parts: list[Any] = []
+    self._part = 0  # the one that was read last; no other holds a file open or rows in memory
     for path in files:
       try:
         self._parts.append(_open(path, reading, self.skipped))
@@ -84,6 +85,9 @@ class Documents:
     if not 0 <= index < len(self):
       raise IndexError(index)
     part = bisect.bisect_right(self._before, index) - 1
+    if part != self._part:
+      self._parts[self._part].close()
+      self._part = part
     return self._parts[part][index - self._before[part]]
 
 
@@ -96,15 +100,22 @@ def _open(path: str, reading: Reading, skipped: Counter) -> Any:
   return _Spans(path, reading, skipped, is_json=suffix in (".jsonl", ".json"))
 
 
-def _cells(path: str, reading: Reading, skipped: Counter) -> list[str]:
+class _Cells(list):
+  """Texts that are held."""
+
+  def close(self) -> None:
+    """Nothing is open."""
+
+
+def _cells(path: str, reading: Reading, skipped: Counter) -> _Cells:
   file = RowFile(path, reading.setting, "utf-8-sig" if reading.encoding == "utf-8" else reading.encoding)
-  texts = []
+  texts = _Cells()
   for number, cells in file.rows([("data.text", reading.column)]):
     found = cells if isinstance(cells, str) else read_texts(cells, [reading.column])
     if isinstance(found, str):
       skipped[reading.bad(path, number, found)] += 1
     else:
-      texts += found
+      texts.extend(found)
   return texts
 
 
@@ -130,6 +141,10 @@ class _Spans:
     text = self._parse(self._reader.read(self._starts[index], self._stops[index]))
     assert text is not None, "it was read before"
     return text
+
+  def close(self) -> None:
+    """Closes the file until it is read again."""
+    self._reader.close()
 
   def _parse(self, data: bytes) -> str | None:
     """The text, "" for a blank line of jsonl, None if there is something wrong."""
@@ -188,6 +203,10 @@ class _RowGroups:
         self._group = (group, self._read(table, group))
     (text,) = read_texts({self._column: self._group[1][self._rows[group][index - self._before[group]]]}, [self._column])
     return text
+
+  def close(self) -> None:
+    """Lets go of the rows in memory."""
+    self._group = (-1, [])
 
   def _read(self, table: Any, group: int) -> list[Any]:
     return table.read_row_group(group, columns=[self._column]).column(0).to_pylist()

@@ -108,7 +108,7 @@ class Reader:
   def read(self, start: int, stop: int) -> bytes:
     """Bytes start to stop."""
     if self._file is None or (start < self._at and not self._seeks):
-      self._stack.close()
+      self.close()
       self._file, self._at = self._stack.enter_context(opened(self._path)), 0
     if self._seeks:
       self._file.seek(start)
@@ -117,6 +117,11 @@ class Reader:
         self._at += len(self._file.read(min(BLOCK, start - self._at)))
     self._at = stop
     return self._file.read(stop - start)
+
+  def close(self) -> None:
+    """Closes the file; the next read opens it."""
+    self._stack.close()
+    self._file = None
 
 
 def _raw(path: str) -> Any:

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from lm.data.source import SPLITS
 
 # Without TensorFlow the builders of these groups are found only once the groups are imported.
 GROUPS = ("text", "question_answering", "summarization", "translate", "text_simplification", "structured")
+AHEAD = 256  # rows that are read at once
 NO_LABEL = -1  # what a ClassLabel holds where the label is kept secret: the test splits of GLUE
 
 
@@ -59,10 +61,10 @@ class Tfds:
     return len(self._text) == 2
 
   def __len__(self) -> int:
-    return len(self._places)
+    return len(self._rows)
 
   def __getitem__(self, index: int) -> dict[str, str]:
-    row = self._data[self._places[index]]
+    row = self._rows[index]
     texts = [row[name].decode() if isinstance(row[name], bytes) else row[name] for name in self._text]
     example = dict(zip(("text", "text_pair"), texts, strict=False))
     label = int(row[self._label]) if self._label else NO_LABEL
@@ -123,8 +125,8 @@ class Tfds:
       raise ConfigError(f"data.dataset={self.dataset!r}: prepared as {form}; {_how(self.dataset, self.data_dir)}") from error
 
   @functools.cached_property
-  def _places(self) -> np.ndarray:
-    """The place in `_data` of each example. tfds 4.9.10 reads the whole shards of a slice where they are Parquet."""
+  def _rows(self) -> "_Rows":
+    """The rows of the split. tfds 4.9.10 reads the whole shards of a slice where they are Parquet."""
     splits = self._builder.info.splits
     try:
       shards = splits[self._spec].file_instructions
@@ -133,11 +135,31 @@ class Tfds:
         f"data.{self.split}={self._spec!r}: {self.dataset} has {', '.join(splits)}, and slices of them such as train[:90%]"
       ) from error
     if len(self._data) == sum(shard.take for shard in shards):
-      return np.arange(len(self._data))
+      return _Rows(self._data, range(len(self._data)))
     before = np.cumsum([0, *(shard.examples_in_shard for shard in shards)])
     assert len(self._data) == before[-1], "whole shards"
     parts = [first + shard.skip + np.arange(shard.take) for first, shard in zip(before[:-1], shards, strict=True)]
-    return np.concatenate([np.zeros(0, np.int64), *parts])
+    return _Rows(self._data, np.concatenate([np.zeros(0, np.int64), *parts]).tolist())
+
+
+class _Rows:
+  """Rows of a data source by their places there. In order they are read many at once: 25 us for a short one, 97 us alone."""
+
+  def __init__(self, data: Any, places: Sequence[int]):
+    self._data, self._places = data, places
+    self._first, self._ahead = 0, []
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __getitem__(self, index: int) -> Any:
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    end = self._first + len(self._ahead)
+    if not self._first <= index < end:
+      count = AHEAD if index == end else 1
+      self._first, self._ahead = index, self._data.__getitems__(list(self._places[index : index + count]))
+    return self._ahead[index - self._first]
 
 
 def _tfds() -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import lzma
 import tracemalloc
+from pathlib import Path
 
 import fsspec
 import pyarrow
@@ -125,6 +126,16 @@ def test_a_folder_is_all_its_files_but_hidden_ones(tmp_path):
   for name in ("b/c.txt", "a.txt", ".hidden", "b/.d.txt"):
     (tmp_path / name).write_text(name)
   assert texts(Text(path=str(tmp_path))) == ["a.txt", "b/c.txt"]
+
+
+def test_one_file_is_open_at_a_time(tmp_path):
+  for i in range(60):
+    (tmp_path / f"{i:02}.txt").write_text(f"a{i}\nb{i}")
+  source = Text(path=str(tmp_path))
+  before = len(list(Path("/dev/fd").iterdir()))
+  assert texts(source) == [f"{letter}{i}" for i in range(60) for letter in "ab"]
+  assert [source[i]["text"] for i in (119, 0, 1, 60)] == ["b59", "a0", "b0", "a30"]
+  assert len(list(Path("/dev/fd").iterdir())) <= before + 1
 
 
 def test_remote_files_are_read_through_fsspec():

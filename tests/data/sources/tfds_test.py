@@ -77,6 +77,16 @@ def test_splits_have_their_texts_and_the_names_of_their_labels(data_dir):
   assert source.locate(0) == {"dataset": "lm_reviews/1.0.0", "split": "train", "row": 1}
 
 
+def test_rows_in_any_order_are_the_same(data_dir):
+  source = Tfds(dataset="lm_reviews", data_dir=data_dir, train="train[5:]")
+  in_order = examples(source)
+  for order in (range(19, -1, -1), (3, 4, 5, 0, 1, 19), [*range(20)] * 2):
+    assert [source[i] for i in order] == [in_order[i] for i in order]
+  for index in (-1, 20):
+    with pytest.raises(IndexError):
+      source[index]
+
+
 @pytest.mark.parametrize("cut", ["80%", "20"])
 def test_slices_part_a_split(cut, data_dir):
   source = Tfds(dataset="lm_reviews:1.0.0", data_dir=data_dir, train=f"train[:{cut}]", validation=f"train[{cut}:]")
