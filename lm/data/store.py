@@ -25,7 +25,7 @@ from lm.data.source import Source
 from lm.data.tokenizer import Tokenizer
 
 FORMAT = 1
-BLOCK = 1 << 20  # values that are written anew at once
+BLOCK = 1 << 20  # values that are written anew, or bytes that are read, at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +232,6 @@ def _checksum(path: Path) -> list[int]:
   """[size, crc32], read in pieces."""
   value = 0
   with path.open("rb") as file:
-    while piece := file.read(1 << 24):
+    while piece := file.read(BLOCK):
       value = zlib.crc32(piece, value)
   return [path.stat().st_size, value]

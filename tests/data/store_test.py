@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,17 @@ def test_workers_are_other_processes_and_load_no_jax_of_their_own(tmp_path):
   here = process == os.getpid() % 50_000
   assert 0 < here.sum() < len(here) / 4, "the first two chunks"
   assert set(loaded[~here]) == {ord("a")}
+
+
+def test_a_build_holds_a_few_chunks(tmp_path, monkeypatch):
+  monkeypatch.setattr(encode, "CHUNK", 50_000)
+  monkeypatch.setattr(Texts, "fingerprint", lambda source: "many")
+  source = Texts(("x" * 500,) * 8000)
+  tracemalloc.start()
+  assert int(build(tmp_path, source, workers=1).lengths.sum()) == 4_000_000
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 4_000_000, "the tokens are 16 MB, those of a chunk 0.2 MB"
 
 
 def test_workers_are_not_started_for_little(tmp_path, monkeypatch):
