@@ -1,7 +1,6 @@
 """Data sets that TFDS itself writes here, as ArrayRecord and as Parquet: splits, slices, labels, and what to do without one."""
 
 import json
-import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +12,7 @@ import tensorflow_datasets as tfds
 from lm.config import ConfigError, parse_plug
 from lm.data.sources.tfds import Tfds
 from lm.plug import make
+from tests.conftest import make_run
 
 F = tfds.features
 SIZES = {"train": 25, "validation": 5, "test": 4}
@@ -123,9 +123,11 @@ def test_the_short_form_is_read_by_the_plug_in(data_dir):
   assert parse_plug("config.data", "tfds:glue/sst2").to_dict() == {"name": "tfds", "dataset": "glue/sst2"}
 
 
-def test_an_opened_source_is_copied_by_its_settings(data_dir):
-  source = Tfds(dataset="lm_reviews", data_dir=data_dir)
-  assert pickle.loads(pickle.dumps(replace(source)))[0] == source[0]
+def test_a_run_classifies_its_labels(data_dir):
+  run = make_run("classify", data=f"tfds:lm_reviews(data_dir={data_dir})", cache_dir=data_dir)
+  (task,) = run.tasks.values()
+  assert task.labels == ("bad", "good")
+  assert set(run.loader.batch(0)["classify"]["label"]) == {0, 1}
 
 
 def test_errors_say_what_to_do(data_dir, tmp_path):
