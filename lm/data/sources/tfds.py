@@ -186,7 +186,10 @@ def _find(dataset: str, data_dir: str) -> Any:
 
   name, _, version = dataset.partition(":")
   root = epath.Path(_data_dir(data_dir)) / name
-  configs = [] if not root.is_dir() or _versions(root) else [path for path in root.iterdir() if _versions(path)]
+  try:
+    configs = [] if not root.is_dir() or _versions(root) else [path for path in root.iterdir() if _versions(path)]
+  except ImportError as error:  # "Please install gcsfs"
+    raise ConfigError(f"data.data_dir={data_dir!r}: {error}") from error
   if len(configs) > 1:
     raise ConfigError(f"data.dataset={dataset!r}: accepted is one of {', '.join(sorted(f'{name}/{c.name}' for c in configs))}")
   found = _versions(configs[0] if configs else root)

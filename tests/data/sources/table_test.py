@@ -1,5 +1,6 @@
 """Tables: every format, splits that depend on content alone, bad rows that are counted, errors that name setting and line."""
 
+import gzip
 import json
 import random
 
@@ -62,6 +63,15 @@ def test_a_delimiter_of_ones_own(tmp_path):
   path = tmp_path / "x.csv"
   path.write_text("text;label\na, b;x\nc;y\n", encoding="utf-8")
   assert set(every(path=str(path), label="label", delimiter=";")) == {"a, b", "c"}
+
+
+def test_compressed_tables(tmp_path):
+  write_csv(tmp_path / "x.csv", ROWS)
+  (tmp_path / "x.csv.gz").write_bytes(gzip.compress((tmp_path / "x.csv").read_bytes()))
+  assert every(path=str(tmp_path / "x.csv.gz"), label="label") == every(path=str(tmp_path / "x.csv"), label="label")
+  (tmp_path / "x.csv.gz").write_bytes((tmp_path / "x.csv.gz").read_bytes()[:-20])
+  with pytest.raises(ConfigError, match=r"data\.path=.*x\.csv\.gz': cannot be read: Compressed file ended"):
+    len(Table(path=str(tmp_path / "x.csv.gz"), label="label"))
 
 
 def test_jsonl_labels_become_text(tmp_path):

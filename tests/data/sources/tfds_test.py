@@ -146,6 +146,7 @@ def test_errors_say_what_to_do(data_dir, tmp_path):
       {"dataset": "glue/sst2"},
       r"not prepared in .*; prepare glue/sst2/2\.0\.0 once with: .*tensorflow_datasets\.text;",
     ),
+    ({"dataset": "glue/sst2", "data_dir": "gs://bucket/tfds"}, r"data\.data_dir='gs://bucket/tfds': .*gcsfs"),
     ({"dataset": "glue/sst3"}, r"does not have it \(BuilderConfig sst3 not found.*\); see .*catalog/glue$"),
     ({"dataset": "glu"}, r"no builder of this name \(the nearest: .*glue.*\); correct it, or copy"),
     ({"dataset": "super_glue"}, r"cannot run here \(No module named 'tensorflow'\); copy one there"),
