@@ -102,6 +102,17 @@ def test_any_damage_is_found_and_repaired(name, damage, tmp_path, capsys):
   assert sorted(p.name for p in path.parent.parent.iterdir()) == [path.parent.name]
 
 
+@pytest.mark.parametrize("at", [0, 9, 10, 25, -1])
+def test_a_flipped_bit_in_any_segment_is_found(at, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(store, "SEGMENT", 10)
+  path = build(tmp_path).path / "tokens.values.npy"
+  whole = bytearray(path.read_bytes())
+  path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at:][1:])
+  build(tmp_path)
+  assert "damaged (tokens.values.npy); building it again" in capsys.readouterr().out
+  assert path.read_bytes() == whole
+
+
 def test_an_index_that_names_other_columns_is_damage(tmp_path, capsys):
   path = build(tmp_path).path / "index.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | {"columns": ["tokens"]}))
