@@ -1,0 +1,1 @@
+"""What it takes to store a large corpus."""
