@@ -58,7 +58,7 @@ BAD = [
   (CAUSAL, ["peft=lora(rank=0)"], ["rank=0"]),
   (CAUSAL, ["peft=lora(rank=many)"], ["rank", "'many'"]),
   (CAUSAL, ["peft=lora(targets='conv')"], ["conv", "linear"]),
-  (CAUSAL, ["init_from=missing"], ["missing", "config.json"]),
+  (CAUSAL, ["init_from=missing"], ["missing", "no such folder"]),
   (CAUSAL, ["streams.a.task=mlm"], ["streams.a"]),
   (CAUSAL, ["evaluators.x=accuracy"], ["accuracy", "classification"]),
 ]

@@ -40,13 +40,13 @@ def test_identity_at_init_and_merged_equals_unmerged(method, task):
   boxed = jax.jit(model.init)(jax.random.key(0))
   attached = nn.unbox(peft.attach(boxed, jax.random.key(1)))
   hidden = jax.jit(model.hidden, static_argnames="intercept")
-  base, _ = hidden(nn.unbox(boxed), batch)
+  base = hidden(nn.unbox(boxed), batch).hidden_BTD
   if peft.identity_at_init:
     np.testing.assert_allclose(hidden(attached, batch, intercept=peft.intercept)[0], base, atol=1e-6)
   if peft.merges:
     grown = tree.map_named(lambda name, x: x + 0.05 if "/lora/" in name else x, attached)
-    expected, _ = hidden(grown, batch, intercept=peft.intercept)
-    merged, _ = hidden(peft.merge(grown), batch)
+    expected = hidden(grown, batch, intercept=peft.intercept).hidden_BTD
+    merged = hidden(peft.merge(grown), batch).hidden_BTD
     np.testing.assert_allclose(merged, expected, atol=2e-5)
     assert tree.flatten(peft.merge(grown)).keys() == tree.flatten(nn.unbox(boxed)).keys()
 
