@@ -83,7 +83,7 @@ def _assemble(
   )
 
   by_key = {keys[name]: task for name, task in tasks.items()}
-  heads = tuple(sorted((task.head, task.head_spec) for task in by_key.values()))
+  heads = tuple(sorted(dict(head for task in by_key.values() for head in task.heads).items()))
   dtype = device.compute_dtype(cfg.dtype, mesh.devices.flat[0])
   model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll)
   objective = Objective(model, tuple(by_key.items()), peft.intercept, cfg.loss_chunk)
@@ -182,9 +182,10 @@ def _task_keys(tasks: dict[str, Task]) -> dict[str, str]:
   keys: dict[str, str] = {}
   for name, task in tasks.items():
     twin = next((other for other in keys if tasks[other] == task), None)
-    clash = next((other for other in keys if tasks[other].head == task.head and tasks[other] != task), None)
-    if clash and twin is None and tasks[clash].head_spec != task.head_spec:
-      raise ConfigError(f"streams {clash!r} and {name!r}: both read head {task.head!r} but of different shape")
+    for clash in (other for other in keys if tasks[other] != task):
+      for head, spec in tasks[clash].heads:
+        if dict(task.heads).get(head, spec) != spec:
+          raise ConfigError(f"streams {clash!r} and {name!r}: both read head {head!r} but of different shape")
     keys[name] = keys[twin] if twin else name
   return keys
 

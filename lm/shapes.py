@@ -31,6 +31,7 @@ class Field:
   column: the column of the store, the field's own name if empty. shift: how many positions later in the document it is
   read: the causal task's targets are the column `tokens` with shift 1, so nothing is stored twice and a document that is
   split over rows loses no prediction.
+  partner: read from another sequence, drawn anew in every epoch (dims ("T",), only tasks that do not pack).
   """
 
   dims: tuple[str, ...]
@@ -38,6 +39,7 @@ class Field:
   pad: int = 0
   column: str = ""
   shift: int = 0
+  partner: bool = False
 
 
 def kernel_dims(axes: Sequence[str | None]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

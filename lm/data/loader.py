@@ -12,7 +12,7 @@ import numpy as np
 
 from lm.config import ConfigError
 from lm.data import plan as plans
-from lm.data.corrupt import Noise
+from lm.data.corrupt import Noise, ranges
 from lm.data.mix import Mixture
 from lm.data.plan import Plan
 from lm.data.store import Store
@@ -20,6 +20,7 @@ from lm.data.tokenizer import Tokenizer
 from lm.shapes import INPUT_FIELDS, INPUTS, Batch
 
 EMPTY = -1  # the row of a batch that holds nothing
+PARTNER = 8  # the draw of the noise that pairs sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Rows:
     lengths = np.maximum(store.lengths - shift, 0)
     cost = lambda lengths_N: np.maximum(task.row_cost(lengths_N), lengths_N)  # a row also has to hold what is stored
     self.plan: Plan = plans.pack(lengths, seq_len, seed, cost) if task.packed else plans.pad(lengths, seq_len, cost)
+    if any(field.partner for field in task.fields.values()) and store.num_sequences < 2:
+      raise ConfigError(f"stream {stream.name!r}: one sequence only, and the task pairs it with another")
     if not self.plan.num_rows:
       raise ConfigError(f"stream {stream.name!r}: no sequence of one token or more")
     sizes = self.plan.stop - self.plan.start
@@ -80,20 +83,35 @@ class Rows:
       flat[target] = values
       return flat.reshape(len(rows), length)
 
+    noise_at = spread(np.repeat(sequence, sizes), "int64"), spread(offset, "int64")
+    noise = Noise(self._seed, epochs, *noise_at)
     found = {}
     for name, field in fields.items():
       values, offsets = self._columns[field.column or name]
-      if field.dims == ("T",):
+      if field.partner:
+        found[name] = self._of_partners(name, np.flatnonzero(filled), noise)
+      elif field.dims == ("T",):
         found[name] = spread(values[np.repeat(offsets[sequence], sizes) + offset + field.shift], field.dtype, field.pad)
       else:
         found[name] = np.full(len(rows), field.pad, field.dtype)
         found[name][row_of_piece] = values[offsets[sequence]]
     found["segment_ids"] = spread(np.repeat(rank + 1, sizes), "int32")
     found["positions"] = spread(within, "int32")
-    noise = Noise(self._seed, epochs, spread(np.repeat(sequence, sizes), "int64"), spread(offset, "int64"))
     width = min(self.width, length)
     inputs = {name: found[name] for name in ("tokens", "segment_ids", "positions")}
     return inputs | self.stream.task.corrupt(found, noise, self.stream.tok, width)
+
+  def _of_partners(self, name: str, filled: np.ndarray, noise: Noise) -> np.ndarray:
+    """A field [R, length] of the other sequence that each filled row (of one sequence) is paired with."""
+    (R, length), field = noise.sequence_RT.shape, self.stream.task.fields[name]
+    values, offsets = self._columns[field.column or name]
+    first, num_sequences = filled * length, len(offsets) - 1
+    step = (noise.bits(PARTNER, first) % np.uint64(num_sequences - 1)).astype(np.int64)
+    partner = (noise.sequence_RT[filled, 0] + 1 + step) % num_sequences
+    sizes = np.minimum(offsets[partner + 1] - offsets[partner], length)
+    flat = np.full(R * length, field.pad, field.dtype)
+    flat[ranges(first, sizes)] = values[ranges(offsets[partner], sizes)]
+    return flat.reshape(R, length)
 
 
 class Loader:

@@ -16,7 +16,7 @@ from lm.models.transformer_config import TransformerConfig
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:
-  """kind: lm, mlm or classifier. num_outputs: classes of a classifier; the vocabulary heads take the model's."""
+  """kind: lm, mlm, classifier or pair. num_outputs: classes of the last two; the vocabulary heads take the model's."""
 
   kind: str
   num_outputs: int = 0
@@ -73,6 +73,7 @@ class ClassifierHead(nn.Module):
   cfg: TransformerConfig
   spec: HeadSpec
   dtype: DTypeLike
+  out: str = "out"  # name of the last layer
 
   @nn.compact
   def __call__(self, h_BD: jax.Array, row_B: jax.Array, table_VD: jax.Array) -> jax.Array:
@@ -88,7 +89,14 @@ class ClassifierHead(nn.Module):
     if not self.spec.num_outputs:
       return pooled.astype(jnp.float32)
     pooled = Dropout(cfg.dropout_rate, name="dropout")(pooled, row_B)
-    return linear(self.spec.num_outputs, ("embed", "classes"), cfg.pooler != "none", "out")(pooled).astype(jnp.float32)
+    return linear(self.spec.num_outputs, ("embed", "classes"), cfg.pooler != "none", self.out)(pooled).astype(jnp.float32)
 
 
-HEADS = {"lm": LmHead, "mlm": MlmHead, "classifier": ClassifierHead}
+class PairHead(ClassifierHead):
+  """BERT's pretraining of the pooler: a classifier whose last layer has a name of its own, so that fine-tuning begins anew."""
+
+  out: str = "pair"
+
+
+HEADS = {"lm": LmHead, "mlm": MlmHead, "classifier": ClassifierHead, "pair": PairHead}
+ROW_HEADS = ("classifier", "pair")  # those that read one hidden state per row

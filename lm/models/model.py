@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lm.models.cache import Cache
-from lm.models.heads import HEADS, HeadSpec
+from lm.models.heads import HEADS, ROW_HEADS, HeadSpec
 from lm.models.transformer import Output, Transformer
 from lm.models.transformer_config import TransformerConfig
 
@@ -45,7 +45,7 @@ class _Network(nn.Module):
     h_BTD = self.backbone(inputs).hidden_BTD
     table_VD = jnp.zeros((self.cfg.vocab_size, self.cfg.model_dim))
     for name, spec in self.heads:
-      self.head[name](h_BTD[:, 0] if spec.kind == "classifier" else h_BTD, inputs["row"], table_VD)
+      self.head[name](h_BTD[:, 0] if spec.kind in ROW_HEADS else h_BTD, inputs["row"], table_VD)
 
 
 Intercept = Callable[..., Any]  # flax's (next_fun, args, kwargs, context) -> result

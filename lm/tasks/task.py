@@ -45,6 +45,11 @@ class Task:
     raise NotImplementedError
 
   @property
+  def heads(self) -> tuple[tuple[str, HeadSpec], ...]:
+    """All heads by name, of a task that reads others beside its own (`forward.for_head`)."""
+    return ((self.head, self.head_spec),)
+
+  @property
   def fields(self) -> dict[str, Field]:
     """The arrays of a row before corruption. `tokens` is always there."""
     raise NotImplementedError

@@ -19,7 +19,7 @@ PAIRS = [
   if plug.find("task", task).causal in (None, plug.preset(family).causal)
 ]
 COVER = {(task, "gpt2-tiny") for task in ("causal", "classify", "prefix_lm", "span_corruption", "ul2", "fim")} | {
-  (task, "bert-tiny") for task in ("mlm", "classify")
+  (task, "bert-tiny") for task in ("mlm", "classify", "sentence_pair")
 }
 CASES = [pytest.param(*pair, marks=[] if pair in COVER else pytest.mark.slow) for pair in PAIRS]
 
