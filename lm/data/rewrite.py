@@ -129,9 +129,9 @@ def hide_spans(
   # The first `hidden` places stand for the hidden tokens and the others for the kept ones; `spans` - 1 of each begin a part.
   kept = place >= hidden_G[of]
   inner = (place > 0) & (place != hidden_G[of])
-  cut = np.zeros(len(of), bool)
+  cut, noise_RT = np.zeros(len(of), bool), noise.bits(4)
   for half in (kept, ~kept):
-    cut |= _cuts(segments, inner & half, spans_G, noise)
+    cut |= _cuts(segments, inner & half, spans_G, noise_RT)
   before_G = np.cumsum(spans_G) - spans_G
   cuts = np.cumsum(cut)
   within = cuts - np.concatenate([[0], cuts])[segments.begin_G][of]
@@ -147,12 +147,12 @@ def hide_spans(
   return hidden, span_of, begin
 
 
-def _cuts(segments: Segments, where_n: np.ndarray, spans_G: np.ndarray, noise: Noise) -> np.ndarray:
+def _cuts(segments: Segments, where_n: np.ndarray, spans_G: np.ndarray, noise_RT: np.ndarray) -> np.ndarray:
   """Chooses `spans` - 1 of the tokens `where` of each segment, bool [n]."""
   (R, T), num_ids = segments.shape, int(segments.ids_RT.max(initial=0)) + 1
   wanted = np.zeros(R * num_ids, np.int64)
   wanted[segments.head_G // T * num_ids + segments.ids_RT.ravel()[segments.head_G]] = np.maximum(spans_G - 1, 0)
-  found_RT = smallest(noise.bits(4), segments.spread(where_n), segments.ids_RT, lambda counts: np.minimum(wanted, counts))
+  found_RT = smallest(noise_RT, segments.spread(where_n), segments.ids_RT, lambda counts: np.minimum(wanted, counts))
   return found_RT.ravel()[segments.at_n]
 
 

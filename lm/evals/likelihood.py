@@ -7,6 +7,7 @@ import numpy as np
 
 from lm import metrics
 from lm.evals.evaluator import SplitEvaluator
+from lm.shapes import INPUTS
 
 
 @dataclasses.dataclass
@@ -14,7 +15,7 @@ class Likelihood(SplitEvaluator):
   """Yields the task's mean sums (loss in nats per predicted token, accuracy), perplexity, and bits_per_byte.
 
   Bits per byte count the UTF-8 bytes that the predicted tokens stand for, and one for each end of a document, as a
-  compressor counts its separator. Only tasks with `targets`, which predict every token once, have them.
+  compressor counts its separator. Only tasks with `targets` and without a prefix, which predict every token once, have them.
   """
 
   headline = "loss"
@@ -28,7 +29,7 @@ class Likelihood(SplitEvaluator):
       nonlocal num_bytes
       for batch, result in self.passes(params):
         own = batch[self.data.key]
-        if "targets" in own:
+        if "targets" in own and "prefix" not in batch[INPUTS]:
           num_bytes += int(np.sum(token_bytes[own["targets"]] * (own["weights"] > 0)))
         yield result
 

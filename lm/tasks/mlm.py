@@ -32,7 +32,7 @@ class Mlm(Task):
   mask_share: float = 0.8  # of them, how many show the mask token
   random_share: float = 0.1  # of them, how many show a random token; the rest show the token itself
   unit: str = "token"  # what is hidden as one: token, word, span (of words) or ngram
-  separator: str = ""  # what stands between words in segmented texts, taken out; unset, the tokenizer tells words apart
+  separator: str = ""  # what stands between words in segmented texts, taken out; unset, the tokenizer knows
 
   causal = False
   needs_mask = True
@@ -62,7 +62,11 @@ class Mlm(Task):
   def prepare(self, example, tok):
     if not self.separator:
       return [{"tokens": np.asarray([tok.cls_id, *tok.encode(example["text"]), tok.sep_id], np.int32)}]
-    words = example["text"].split(self.separator)
+    words = [word for word in example["text"].split(self.separator) if word]
+    latin = lambda character: character.isascii() and character.isalnum()
+    for i in range(len(words) - 1, 0, -1):
+      if latin(words[i][0]) and latin(words[i - 1][-1]):  # "is 2024", which would be one word without a space
+        words[i] = f" {words[i]}"
     ids, spans = tok.encode_with_offsets("".join(words))
     # The word of each token by its last character; the bytes of one character all have that one.
     begins = np.cumsum([0, *map(len, words[:-1])])

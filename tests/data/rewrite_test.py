@@ -8,6 +8,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm import train
 from lm.config import ConfigError
 from lm.data import corrupt, rewrite
 from lm.data import tokenizer as tokenizers
@@ -221,3 +222,16 @@ def test_a_model_without_symbols_finds_none(tmp_path):
   (tmp_path / "x.model").write_bytes(model.getvalue())
   assert tokenizers.load(str(tmp_path / "x.model")).find("<extra_id_0>") is None
   assert TOK.find("<s>") is None
+
+
+def test_bits_per_byte_are_of_whole_texts_only(tmp_path):
+  for task, whole in (("prefix_lm", False), ("fim", True)):
+    metrics = train.train(make_run(task, total_steps=1), tmp_path / task)["metrics"]
+    assert ("eval/validation/bits_per_byte" in metrics) == whole
+
+
+def test_a_range_of_symbols_is_written_short():
+  from tools.train_tokenizer import _symbols
+
+  assert _symbols("<fim_prefix>,<extra_id_9..11>") == ["<fim_prefix>", "<extra_id_9>", "<extra_id_10>", "<extra_id_11>"]
+  assert _symbols("") == []

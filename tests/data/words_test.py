@@ -158,6 +158,14 @@ def test_segmented_chinese_is_masked_by_its_words(tmp_path):
   assert (batch["inputs"]["tokens"] == TOK.mask_id).any(1).all()
 
 
+def test_segmented_chinese_in_the_vocabulary_of_bert(data_dir):
+  tok = tokenizers.load(str(data_dir / "tokenizers" / "bert-base-chinese"))
+  (stored,) = Mlm(unit="word", separator=" ").prepare({"text": "使用 语言 模型 predicting 2024 年"}, tok)
+  words = "".join(("|" if start else "") + tok.piece(int(i)) for i, start in zip(*stored.values(), strict=True))
+  assert words == "|[CLS]|使用|语言|模型|pre##di##ct##ing|202##4|年|[SEP]"
+  assert tok.starts_word[tok.encode("语言 predicting")].tolist() == [True, True, True, False, False, False]
+
+
 def test_the_rate_and_the_unit_leave_the_store_as_it_is(tmp_path):
   paths = {
     store.build(Memory(texts=("one two",)), TOK, Mlm(rate, unit=unit), tmp_path).path for rate in (0.1, 0.4) for unit in UNITS
