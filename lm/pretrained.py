@@ -51,7 +51,11 @@ class Pretrained:
   @property
   def kind(self) -> str:
     """The kind of the head that an export keeps, "" if there is no more than a pooler."""
-    kinds = [spec.kind for _, spec in self.model.heads if spec.kind != "classifier" or spec.num_outputs]
+    kinds = [
+      spec.kind
+      for _, spec in self.model.heads
+      if spec.kind in weights.HEADS and (spec.kind != "classifier" or spec.num_outputs)
+    ]
     return kinds[0] if kinds else ""
 
   @property
@@ -200,7 +204,7 @@ def _run(model: Model, pooling: str, params: dict, inputs: dict[str, jax.Array])
   states_LBTD = model.hidden_states(params, inputs)
   h_BTD, row_B = states_LBTD[-1], inputs["row"]
   found = {"hidden_states": states_LBTD}
-  for name, spec in model.heads:
+  for name, spec in ((name, spec) for name, spec in model.heads if spec.kind in weights.HEADS):
     if spec.kind != "classifier":
       found["logits"] = model.logits(params, name, h_BTD, row_B)
       continue

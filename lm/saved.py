@@ -86,7 +86,7 @@ def scan(path: Path) -> weights.Checkpoint:
 
 def read_model(path: Path, which: str | int = "last") -> Model:
   """Of a workdir, with the heads that were trained; it computes in fp32."""
-  heads = {(task.head, task.head_spec) for task in load_tasks(path, which).values()}
+  heads = {head for task in load_tasks(path, which).values() for head in task.heads}
   return Model(record.read_architecture(path), tuple(sorted(heads)))
 
 

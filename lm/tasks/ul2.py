@@ -23,7 +23,7 @@ class Ul2(SpanCorruption):
   """Regular (R), sequential (S) and extreme (X) denoising, drawn anew in every epoch, all seven alike often.
 
   As span corruption, with the mode's symbol behind bos: S of [bos a b c d eos] is [bos [S] a b c <0>, <0> d eos]. A row
-  has room for the denoiser that adds the most sentinels, so rows are about four fifths full.
+  has room for the denoiser that adds the most sentinels, so rows are about three quarters full.
   """
 
   span_rate: float = dataclasses.field(default=0.15, init=False)  # not read: the mixture has rates of its own
