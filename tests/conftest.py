@@ -21,7 +21,8 @@ LABELS = tuple(text.split()[1] for text in TEXTS)
 SIZES = {"num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64, "max_len": 128}
 # The first preset of every family file, and those for study.
 _BY_FILE = {plug.describe("model", name): name for name in reversed(plug.names("model"))}
-FAMILIES = [*sorted(_BY_FILE.values()), "bert-tiny", "gpt2-tiny"]
+TINY = ["bert-tiny", "gpt2-tiny"]
+FAMILIES = [*sorted(_BY_FILE.values()), *TINY]
 # Seconds that one test file may take, both workers added up. They are told at the end.
 BUDGET = 120.0
 LONGER = {

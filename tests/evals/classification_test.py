@@ -60,6 +60,7 @@ def test_the_end_of_a_run_tells_confusions_and_writes_errors(tmp_path, capsys):
   assert (tmp_path / "run" / "evaluations" / "2" / "errors.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_front_door_command_learns(tmp_path, capsys):
   base, data = tmp_path / "base", write_reviews(tmp_path / "x.csv", 150)
   model = {"name": "bert-tiny", "num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64}
