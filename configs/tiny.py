@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
       scan_unroll=4,  # all layers: a step takes 0.87 of the time on two cores
       seq_len=256,
       batch_size=8,
-      total_steps=400,
+      total_steps=320,
       eval_every="20%",
       evaluators=dict(
         validation=dict(name="likelihood", split="validation"),
