@@ -130,8 +130,8 @@ def test_a_text_is_classified_alike(case):
 
 
 def test_a_model_without_counterpart_is_refused_by_its_mechanisms(tmp_path):
-  train.train(make_run("causal", total_steps=1), tmp_path / "run")
-  with pytest.raises(ConfigError, match="the nearest, qwen3, has no gated=False") as caught:
+  train.train(make_run("mlm", total_steps=1), tmp_path / "run")
+  with pytest.raises(ConfigError, match="the nearest, modernbert, has no norm='rmsnorm'") as caught:
     convert.export_checkpoint(str(tmp_path / "run"), tmp_path / "out")
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "out").exists()
