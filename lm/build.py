@@ -209,7 +209,7 @@ def _accumulation(cfg: Config, num_shards: int) -> int:
 def _load_base(cfg: Config, model: Model, path: Path, mesh: jax.sharding.Mesh) -> Base:
   """The base's parameters that this model has; heads may be missing on either side, anything else is an error."""
   step, flat = saved.load_params(path, mesh=mesh)
-  boxed = tree.flatten(jax.eval_shape(model.init, jax.random.key(0)))
+  boxed = tree.flatten(model.abstract)
   wanted = {name: box.value.shape for name, box in boxed.items()}
   bad = [name for name in wanted.keys() & flat.keys() if wanted[name] != flat[name].shape]
   bad += [name for name in wanted.keys() ^ flat.keys() if not name.startswith("head_")]

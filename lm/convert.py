@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lm import config, record, saved, tree
+from lm import config, hub, record, saved, tree
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
 from lm.files import read_json
@@ -38,7 +38,7 @@ def import_checkpoint(source: str, out: Path) -> str:
     raise ConfigError(f"--from={source}: is the workdir of a run already; give it as config.init_from")
   _check_empty(out)
   architecture, tok, tasks = saved.read_architecture(folder), saved.find_tokenizer(folder), saved.load_tasks(folder)
-  found = weights.scan(folder)
+  found = saved.scan(folder)
   flat = weights.load(found, {leaf.name: _parts(leaf.shape) for leaf in found.leaves})
   task = next(iter(tasks), "causal" if architecture.causal else "mlm")
   cfg = config.from_dict({"task": task, "data": "memory", "seq_len": architecture.max_len})
@@ -50,7 +50,8 @@ def import_checkpoint(source: str, out: Path) -> str:
   largest = max(math.prod(value.sharding.shard_shape(value.shape)) * value.dtype.itemsize for value in flat.values())
   with Checkpoints(out / "checkpoints", in_flight=max(WRITE_BYTES, largest + 1)) as checkpoints:
     checkpoints.save(0, state, with_frozen=False, progress={"tasks": described})
-  return f"{out}: {tree.count(flat):,} parameters of {source}; heads: {', '.join(tasks) or 'none'}"
+  left_out = f"; left out: {weights.some(found.left_out)}" if found.left_out else ""
+  return f"{out}: {tree.count(flat):,} parameters of {source}; heads: {', '.join(tasks) or 'none'}{left_out}"
 
 
 def export_checkpoint(source: str, out: Path, which: str = "last", dtype: str = "float32") -> str:
@@ -91,15 +92,11 @@ def export_adapter(source: str, out: Path, which: str = "last") -> str:
 
 def push(folder: Path, repository: str) -> str:
   """Uploads an exported directory to the hub as user/name; returns its address."""
-  import httpx2
-  from huggingface_hub import HfApi, errors
+  from huggingface_hub import HfApi
 
-  try:
-    api = HfApi()
-    api.create_repo(repository, exist_ok=True)
-    return str(api.upload_folder(repo_id=repository, folder_path=folder))
-  except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, httpx2.HTTPError, ValueError) as error:
-    raise ConfigError(f"--push={repository}: {str(error).strip().splitlines()[0]}") from error
+  api, words = HfApi(), f"--push={repository}"
+  hub.ask(words, lambda: api.create_repo(repository, exist_ok=True))
+  return str(hub.ask(words, lambda: api.upload_folder(repo_id=repository, folder_path=folder)))
 
 
 def check(source: str, arrays: Path, out: Path) -> str:

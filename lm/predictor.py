@@ -52,22 +52,22 @@ def load(path: str | Path, checkpoint: str | int = "last", devices: Sequence[jax
   """
   folder = saved.find(str(path), "path")
   mesh = sharding.make_mesh(config.Mesh(), list(devices or jax.devices()))
-  step: str | int = 0
+  step, max_len = 0, 0
   data: dict[str, dict[str, Any]] = {}
   if saved.is_workdir(folder):
     cfg = record.load_config(folder)
     step = choose(folder / "checkpoints", checkpoint)
-    data = {name: dict(stream.data.options) for name, stream in cfg.all_streams.items()}
+    data, max_len = {name: dict(stream.data.options) for name, stream in cfg.all_streams.items()}, cfg.seq_len
   model, params = saved.load_model(folder, step, mesh)
   return Predictor(
     model=model,
-    params=jax.device_put(params, tree.unflatten(sharding.by_name(jax.eval_shape(model.init, jax.random.key(0)), mesh))),
+    params=jax.device_put(params, tree.unflatten(sharding.by_name(model.abstract, mesh))),
     tokenizer=saved.load_tokenizer(folder),
     tasks=saved.load_tasks(folder, step),
     data=data,
     mesh=mesh,
     step=step,
-    max_len=cfg.seq_len if saved.is_workdir(folder) else model.cfg.max_len,
+    max_len=max_len or model.cfg.max_len,
   )
 
 

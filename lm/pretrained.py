@@ -51,12 +51,7 @@ class Pretrained:
   @property
   def kind(self) -> str:
     """The kind of the head that an export keeps, "" if there is no more than a pooler."""
-    kinds = [
-      spec.kind
-      for _, spec in self.model.heads
-      if spec.kind in weights.HEADS and (spec.kind != "classifier" or spec.num_outputs)
-    ]
-    return kinds[0] if kinds else ""
+    return next(iter(weights.head_kinds(self.model)), "")
 
   @property
   def exported(self) -> Model:

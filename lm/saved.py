@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm import checkpoint, device, plug, record, sharding, tree
+from lm import checkpoint, device, hub, plug, record, sharding, tree
 from lm.config import ConfigError, Plug, parse_plug
 from lm.data import hf_tokenizer
 from lm.data import tokenizer as tokenizers
 from lm.data.tokenizer import Tokenizer
 from lm.files import read_json
-from lm.interop import adapter, hub, settings, weights
+from lm.interop import adapter, settings, weights
 from lm.models.model import Model
 from lm.models.transformer_config import TransformerConfig
 from lm.tasks.task import Task
@@ -97,9 +97,7 @@ def load_params(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh |
   started from it; its base is looked for by `record.find_base`. The step of a Hugging Face directory is 0.
   """
   if not is_workdir(path):
-    found = scan(path)
-    boxed = jax.eval_shape(found.model.init, jax.random.key(0))
-    return 0, weights.load(found, sharding.by_name(boxed, mesh) if mesh else None)
+    return 0, _load_scanned(scan(path), mesh)
   step, flat = load_unmerged(path, which)
   merged = plug.make("peft", record.load_config(path).peft).merge(tree.unflatten(flat))
   return step, {name: np.asarray(value) for name, value in tree.flatten(merged).items()}
@@ -122,12 +120,19 @@ def load_unmerged(path: Path, which: str | int = "last") -> tuple[int, dict[str,
 
 def load_model(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | None = None) -> tuple[Model, dict[str, Any]]:
   """Model (with the heads that were trained) and parameter tree, for inference; arguments as `load_params` takes them."""
-  _, flat = load_params(path, which, mesh)
-  dtype = record.load_config(path).dtype if is_workdir(path) else "auto"
+  if is_workdir(path):
+    model, (_, flat), dtype = read_model(path, which), load_params(path, which), record.load_config(path).dtype
+  else:
+    found = scan(path)
+    model, flat, dtype = found.model, _load_scanned(found, mesh), "auto"
+  own = tree.flatten(model.abstract)
   compute = device.compute_dtype(dtype, jax.devices()[0])
-  model = dataclasses.replace(read_model(path, which) if is_workdir(path) else scan(path).model, dtype=compute)
-  own = tree.flatten(jax.eval_shape(model.init, jax.random.key(0)))
-  return model, tree.unflatten({name: value for name, value in flat.items() if name in own})  # a base may have other heads
+  kept = {name: value for name, value in flat.items() if name in own}  # a base may have other heads
+  return dataclasses.replace(model, dtype=compute), tree.unflatten(kept)
+
+
+def _load_scanned(found: weights.Checkpoint, mesh: jax.sharding.Mesh | None) -> dict[str, Any]:
+  return weights.load(found, sharding.by_name(found.model.abstract, mesh) if mesh else None)
 
 
 def find_tokenizer(path: Path) -> Tokenizer | None:
@@ -171,11 +176,11 @@ def token_ids(path: Path) -> dict[str, Any]:
   """
   if base := find_adapted(path):
     return token_ids(base)
-  theirs = record.read_manifest(path).get("token_ids", {}) if is_workdir(path) else read_json(path / "config.json")
-  tok = find_tokenizer(path)
+  found = record.read_manifest(path).get("token_ids", {}) if is_workdir(path) else read_json(path / "config.json")
+  theirs = {name: value for name, value in found.items() if name.endswith("_token_id")}
+  tok = None if theirs else find_tokenizer(path)
   ours = {f"{name}_token_id": getattr(tok, f"{name}_id", None) for name in ("pad", "bos", "eos", "cls", "sep")}
-  known = {name: i for name, i in ours.items() if i is not None and i >= 0}
-  return {name: value for name, value in theirs.items() if name.endswith("_token_id")} or known
+  return theirs or {name: i for name, i in ours.items() if i is not None and i >= 0}
 
 
 def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
@@ -188,7 +193,6 @@ def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
     kept = checkpoint.read_progress(folder / str(checkpoint.choose(folder, which)))["tasks"]
     return {key: plug.make("task", parse_plug(f"{path}: task", value)) for key, value in kept.items()}
   found = scan(path)
-  kinds = [spec.kind for _, spec in found.model.heads if spec.kind != "classifier" or spec.num_outputs]
   options = {"labels": weights.labels(found), "pooling": settings.read_pooling(found.family, found.settings)}
-  plugs = {TASKS[kind]: tuple(options.items()) if kind == "classifier" else () for kind in kinds}
+  plugs = {TASKS[kind]: tuple(options.items()) if kind == "classifier" else () for kind in weights.head_kinds(found.model)}
   return {name: plug.make("task", Plug(name, given)) for name, given in plugs.items()}

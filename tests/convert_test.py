@@ -44,6 +44,12 @@ def test_there_and_back_keeps_parameters_tokenizer_labels_and_token_ids(preset, 
   assert "imported from" in (tmp_path / "second" / "README.md").read_text()
 
 
+def test_an_import_says_what_it_leaves_out(tmp_path):
+  more = lambda tensors: tensors | {"cls.seq_relationship.weight": np.zeros((2, 16), np.float32)}
+  said = convert.import_checkpoint(str(change(tmp_path / "x", "bert-mlm", more)), tmp_path / "work")
+  assert said.endswith("heads: mlm; left out: cls.seq_relationship.weight")
+
+
 def test_an_imported_workdir_is_used_as_the_directory_is(tmp_path):
   convert.import_checkpoint(str(make(tmp_path / "first", "bert-base-uncased", "classifier")), tmp_path / "work")
   models = [lm.load(tmp_path / name, devices=jax.devices()[:1]) for name in ("first", "work")]

@@ -6,7 +6,6 @@ a head is another one. So it is read as the base is, and fused kernels, prefixes
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lm.config import ConfigError
-from lm.files import read_json, write_json
+from lm.files import read_json, read_object, write_json
 from lm.interop import settings, tensors, weights
 from lm.interop.tensors import Tensor
 from lm.interop.weights import HEADS, Checkpoint, Leaf
@@ -45,10 +44,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     ConfigError: not JSON, no LoRA, no base, or a setting that has no counterpart here.
   """
   path = directory / CONFIG
-  try:
-    found = json.loads(path.read_text())
-  except json.JSONDecodeError as error:
-    raise ConfigError(f"{path}: not JSON ({error})") from error
+  found = read_object(path)
   if found.get("peft_type") != "LORA":
     raise ConfigError(f"{path}: peft_type={found.get('peft_type')!r} has no counterpart here; accepted is 'LORA'")
   for name, accepted in ONLY.items():
@@ -149,7 +145,7 @@ def _heads(directory: Path, base: Checkpoint, brought: Mapping[str, Tensor]) -> 
       heads.setdefault(original, heads.pop(copy))
   for name in sorted(heads.keys() - of_heads):
     tensor, theirs = heads.pop(name), base.found.get(name)
-    if theirs is None or theirs.shape != tensor.shape or not np.array_equal(tensor.read(), theirs.read()):
+    if theirs is None or not tensors.equal(tensor, theirs):
       raise ConfigError(
         f"{directory}: {name} has no counterpart here, as it is not the base's; accepted are lora_A and lora_B of linear"
         f" modules, and whole heads ({', '.join(sorted(of_heads))})"

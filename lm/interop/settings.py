@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import json
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, get_type_hints
 
 from lm import plug
 from lm.config import ConfigError
+from lm.files import read_object
 from lm.models import presets
 from lm.models.family import Family, Key
 from lm.models.rope import HIGH, LOW
@@ -46,12 +46,7 @@ def read(directory: Path) -> tuple[Family, TransformerConfig, dict[str, Any]]:
   path = directory / "config.json"
   if not path.is_file():
     raise ConfigError(f"{directory}: no config.json; accepted is a Hugging Face directory or the workdir of a run")
-  try:
-    found = json.loads(path.read_text())
-  except ValueError as error:
-    raise ConfigError(f"{path}: not JSON ({error})") from error
-  if not isinstance(found, dict):
-    raise ConfigError(f"{path}: expected a JSON object, got {str(found)[:80]}")
+  found = read_object(path)
   known = {name: family for family in families() for name in (family.model_type, *family.aliases)}
   family = known.get(str(found.get("model_type")))
   if family is None:
@@ -71,8 +66,8 @@ def write(family: Family, cfg: TransformerConfig) -> dict[str, Any]:
   for field, key in family.keys.items():
     written[key.name] = _written(field, cfg, key)
   if family.window:
-    whole = cfg.causal  # a bidirectional model's setting counts both sides
-    written |= {family.window: cfg.window if whole else 2 * (cfg.window - 1)} if cfg.window else {}
+    if cfg.window:  # a bidirectional model's setting counts both sides
+      written[family.window] = cfg.window if cfg.causal else 2 * (cfg.window - 1)
     names = {ours: theirs for theirs, ours in KINDS.items()}
     written["layer_types"] = [names[kind] for kind in cfg.layer_kinds]
   if family.rope:

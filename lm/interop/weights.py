@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def assemble(
     "not of a floating-point type": [name for name in wanted if name in found and found[name].dtype is None],
   }
   if any(problems.values()):
-    listed = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
+    listed = "; ".join(f"{what}: {some(names)}" for what, names in problems.items() if names)
     raise ConfigError(f"{directory}: tensors {listed}")
   return Checkpoint(directory, family, values, model, leaves, found, tuple(ignored))
 
@@ -158,8 +158,7 @@ def save(model: Model, params: Mapping[str, Any], family: Family, directory: Pat
   """Writes params (by name) as one safetensors file, or as several with an index where they are large."""
   from safetensors.numpy import save_file
 
-  bare = not any(spec.kind != "classifier" or spec.num_outputs for _, spec in model.heads)
-  if bare:  # transformers saves it without prefix
+  if not head_kinds(model):  # transformers saves a bare backbone without prefix
     family = dataclasses.replace(family, prefixes=("",))
   file_name = functools.partial(model_name, family)
   found, kind = stored(model, params.__getitem__, family), np.dtype(TYPES[dtype])
@@ -208,10 +207,15 @@ def labels(checkpoint: Checkpoint) -> tuple[str, ...]:
   return tuple(str(given[i]) for i in usual)
 
 
+def head_kinds(model: Model) -> list[str]:
+  """The kinds of a model's heads that transformers has; a pooler alone is none."""
+  return [spec.kind for _, spec in model.heads if spec.kind in HEADS and (spec.kind != "classifier" or spec.num_outputs)]
+
+
 def leaves_of(family: Family, model: Model) -> Iterator[Leaf]:
   """The parameters of a model with what the family says of them."""
   weights = {weight.name: weight for group in (family.weights, *family.heads.values()) for weight in group}
-  for name, box in tree.flatten(jax.eval_shape(model.init, jax.random.key(0))).items():
+  for name, box in tree.flatten(model.abstract).items():
     assert name in weights, f"{family.model_type}: the family file does not say where {name} stands"
     shape, dims = box.value.shape, box.names
     stacked = sum(name in ("layers", "experts") for name in dims[:2]) if dims[0] == "layers" else 0
@@ -300,6 +304,7 @@ def _split(names: Iterable[str], size: Any) -> list[list[str]]:
   return files
 
 
-def _some(names: list[str], most: int = 20) -> str:
+def some(names: Sequence[str], most: int = 20) -> str:
+  """The first names of a list, and how many more there are."""
   more = f" and {len(names) - most} more" if len(names) > most else ""
   return ", ".join(names[:most]) + more

@@ -67,6 +67,11 @@ class Model:
     inputs = {"tokens": zeros, "segment_ids": zeros, "positions": zeros, "row": zeros[:, 0]}
     return self._network.init(rng, inputs)["params"]
 
+  @property
+  def abstract(self) -> dict:
+    """What `init` gives, as shapes: nothing is allocated."""
+    return jax.eval_shape(self.init, jax.random.key(0))
+
   def hidden(self, params: dict, inputs: dict, *, rng=None, intercept=None, perturb=None, cache: Cache | None = None) -> Output:
     """Hidden states [B, T, D] and what comes with them. Dropout is on where `rng` is given."""
     return self._apply(params, rng, intercept, "hidden", inputs, perturb, cache)

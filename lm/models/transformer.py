@@ -122,7 +122,8 @@ class Transformer(nn.Module):
     layer_caches, start = None, None
     if cache is None:
       mask = masks.in_row(segment_ids_BT, cfg.causal, inputs.get("prefix"))
-      slots = masks.slots(segment_ids_BT), masks.slots(segment_ids_BT)
+      slots_BT = masks.slots(segment_ids_BT)
+      slots = slots_BT, slots_BT
     else:
       assert cfg.causal, "only a causal model decodes with a cache"
       cache, mask, slots = _extend(cache, segment_ids_BT)

@@ -107,6 +107,12 @@ def test_a_run_starts_from_an_adapter(runs, tmp_path):
   assert (after["head_classify/out/kernel"] != before["head_classify/out/kernel"]).any()
 
 
+def test_an_adapter_is_imported_as_its_base_with_changed_tensors(runs, tmp_path):
+  said = convert.import_checkpoint(str(runs / "adapter-exported"), tmp_path / "work")
+  assert said.endswith("heads: classify")
+  np.testing.assert_allclose(logits(tmp_path / "work"), logits(runs / "tuned-exported"), atol=1e-5)
+
+
 def test_an_adapter_stands_on_another_one(runs, tmp_path):
   settings = TUNED | {"init_from": str(runs / "adapter-exported"), "peft": {"name": "lora", "targets": ".*ffn/down"}}
   train.train(make_run("classify", **settings), tmp_path / "run")
@@ -177,9 +183,10 @@ def test_a_pickle_or_no_json_is_refused(change):
   (folder / adapter.FILE).rename(folder / "adapter_model.bin")
   with pytest.raises(ConfigError, match=r"adapter_model.bin but no adapter_model.safetensors; a pickle"):
     load_pretrained(folder)
-  (folder / adapter.CONFIG).write_text("{")
-  with pytest.raises(ConfigError, match="not JSON"):
-    load_pretrained(folder)
+  for text, words in (("{", "not JSON"), ("[1]", "expected a JSON object")):
+    (folder / adapter.CONFIG).write_text(text)
+    with pytest.raises(ConfigError, match=words):
+      load_pretrained(folder)
 
 
 def test_runs_without_an_adapter_are_refused(runs, tmp_path):

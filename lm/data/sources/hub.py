@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lm import hub
 from lm.config import ConfigError
 from lm.data import paths
 from lm.data.documents import Documents, Reading
@@ -162,14 +163,7 @@ def _fetch(repo: str, name: str, revision: str) -> str:
 
 
 def _ask(repo: str, request: Any) -> Any:
-  import httpx2
-  from huggingface_hub import errors
-
-  try:
-    return request()
-  except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx2.HTTPError) as error:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    raise ConfigError(f"data.repo={repo!r}: no such folder, and the hub does not give it: {reason}") from error
+  return hub.ask(f"data.repo={repo!r}: no such folder, and the hub does not give it", request)
 
 
 def _splits(listing: _Listing, repo: str, config: str) -> dict[str, list[str]]:

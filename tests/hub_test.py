@@ -2,8 +2,8 @@
 
 import pytest
 
+from lm import hub
 from lm.config import ConfigError
-from lm.interop import hub
 
 
 @pytest.fixture
