@@ -116,7 +116,6 @@ def test_signs_of_our_own_vocabularies_are_one_id(tmp_path):
 
 
 def test_an_own_template_is_rendered_and_marked(tok):
-  pytest.importorskip("jinja2")
   expected = tokenize(TALK, tok, "chatml")
   for source in (CHATML, UNMARKED):
     tok.chat_template = source
