@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import jax
 
 from lm import config, device, plug, record, saved, sharding, tree
 from lm.config import Config, ConfigError, Plug, Stream
-from lm.data import store
+from lm.data import paths, store
 from lm.data import tokenizer as tokenizers
 from lm.data.loader import Loader, StreamData
+from lm.data.parts import Hosts
 from lm.data.tokenizer import Tokenizer
 from lm.models.model import Model
 from lm.models.transformer_config import TRAINING_FIELDS, TransformerConfig
@@ -64,11 +64,11 @@ def _assemble(
   source = functools.cache(lambda name, split: plug.make("data", cfg.all_streams[name].data, split=split))
   tasks = {name: _make_task(name, stream, source, architecture, tok, cfg.seq_len) for name, stream in cfg.all_streams.items()}
   keys = _task_keys(tasks)
-  cache_dir = Path(cfg.cache_dir or os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/lm").expanduser()
+  hosts = Hosts(jax.process_index(), jax.process_count(), cfg.cache_deadline)
 
   @functools.cache
   def load(name: str, split: str) -> StreamData:
-    built = store.build(source(name, split), tok, tasks[name], cache_dir)
+    built = store.build(source(name, split), tok, tasks[name], cfg.cache_dir or paths.cache_folder(), hosts=hosts)
     return StreamData(name=name, key=keys[name], task=tasks[name], store=built, tok=tok, weight=cfg.all_streams[name].weight)
 
   streams = tuple(load(name, "train") for name in tasks)

@@ -75,7 +75,8 @@ class Config:
   best_metric: str = _execution("auto")  # eval/<evaluator>/<metric> to keep the best checkpoint by; auto: the first's; '': none
   keep_checkpoints: int = _execution(2)  # newest checkpoints kept
   log_every: int = _execution(10)  # [steps] per line of metrics.jsonl
-  cache_dir: str = _execution("")  # folder of tokenised data; unset is ~/.cache/lm
+  cache_dir: str = _execution("")  # folder of tokenised data that all hosts see, also gs://; unset is ~/.cache/lm
+  cache_deadline: int = _execution(3600)  # [s] to wait for other hosts that tokenise, from the last that was heard of one
 
   @property
   def all_streams(self) -> dict[str, Stream]:
@@ -305,8 +306,10 @@ def _by_name(setting: str, value: Any, kind: Any) -> tuple[tuple[str, Any], ...]
 def _checked(cfg: Config) -> Config:
   """The config if every value is in range."""
   least = {"seq_len": 2, "seed": 0, "init_seed": 0, "data_seed": 0, "loss_chunk": 0}
-  least |= dict.fromkeys(("batch_size", "keep_checkpoints", "log_every", "max_device_tokens", "scan_unroll"), 1)
-  least |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every"), 1)
+  least |= dict.fromkeys(
+    ("batch_size", "keep_checkpoints", "log_every", "max_device_tokens", "scan_unroll", "cache_deadline"), 1
+  )
+  least |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every", "cache_deadline"), 1)
   for name, bound in least.items():
     value = getattr(cfg, name)
     if isinstance(value, int) and value < bound:

@@ -111,10 +111,10 @@ def set_up_process() -> str:
   import jax
 
   from lm import device
+  from lm.data import paths
 
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lm" / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "xla"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   logging.getLogger("absl").setLevel(logging.ERROR)
   devices = jax.devices()

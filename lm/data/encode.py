@@ -20,6 +20,7 @@ import numpy as np
 
 from lm import device
 from lm.config import ConfigError
+from lm.data.columns import Columns
 from lm.data.source import Source
 from lm.data.tokenizer import Tokenizer
 
@@ -30,8 +31,6 @@ WORTH = 10.0  # seconds of work that must be left: their imports take seconds of
 AHEAD = 2  # chunks per worker that wait
 MAX_WORKERS = 32
 EVERY = 10.0  # seconds between lines of progress, 0.5 on a terminal
-
-Columns = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def collect(sequences: Iterable[Mapping[str, Any]]) -> Columns:
@@ -48,16 +47,26 @@ def collect(sequences: Iterable[Mapping[str, Any]]) -> Columns:
   return {name: (np.concatenate(arrays), offsets(arrays)) for name, arrays in parts.items()}
 
 
-def encode(source: Source, tok: Tokenizer, task: Any, workers: int | None = None) -> Iterator[tuple[int, Columns]]:
-  """(number of examples, their columns) of one chunk of the source after the other.
+def encode(source: Source, examples: range, tok: Tokenizer, task: Any, workers: int | None = None) -> Iterator[Columns]:
+  """The columns of one chunk of the source's examples after the other; says on stderr how far it is.
 
   workers: processes; None is one per core that this process may use, at most MAX_WORKERS.
 
   Raises:
     ConfigError: a worker died.
   """
+  progress, done, num_tokens = make_progress(type(source).__name__.lower(), len(examples)), 0, 0
+  for count, columns in _encode(source, examples, tok, task, workers):
+    yield columns
+    done += count
+    num_tokens += len(columns["tokens"][0]) if columns else 0
+    progress(done, num_tokens)
+
+
+def _encode(source: Source, examples: range, tok: Tokenizer, task: Any, workers: int | None) -> Iterator[tuple[int, Columns]]:
+  """(number of examples, their columns) of every chunk."""
   workers = min(device.num_cores(), MAX_WORKERS) if workers is None else workers
-  chunks, total, done, began = _chunks(source), len(source), 0, time.perf_counter()
+  chunks, total, done, began = _chunks(source, examples), len(examples), 0, time.perf_counter()
   for number, chunk in enumerate(chunks, 1):
     done += len(chunk)
     yield len(chunk), _collect(chunk, tok, task)
@@ -66,9 +75,9 @@ def encode(source: Source, tok: Tokenizer, task: Any, workers: int | None = None
       yield from _in_workers(chunks, tok, task, workers)
 
 
-def _chunks(source: Source) -> Iterator[list[dict[str, Any]]]:
+def _chunks(source: Source, examples: range) -> Iterator[list[dict[str, Any]]]:
   chunk, size = [], 0
-  for i in range(len(source)):
+  for i in examples:
     chunk.append(source[i])
     size += EXAMPLE + sum(len(value) for value in chunk[-1].values() if isinstance(value, str))
     if size >= CHUNK:

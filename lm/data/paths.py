@@ -46,6 +46,25 @@ def is_remote(path: str) -> bool:
   return "://" in path
 
 
+def cache_folder() -> Path:
+  """The folder of this machine and user for what can be made again."""
+  return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lm"
+
+
+def file_system(url: str, setting: str) -> tuple[Any, str]:
+  """fsspec's file system of a URL, and the path in it.
+
+  Raises:
+    ConfigError: it is unknown or not installed; it names the setting.
+  """
+  import fsspec
+
+  try:
+    return fsspec.core.url_to_fs(url)
+  except (ImportError, ValueError) as error:  # "Please install gcsfs", an unknown protocol
+    raise ConfigError(f"{setting}={url!r}: {str(error).splitlines()[0]}") from error
+
+
 def kind(path: str) -> str:
   """The suffix that says what a file holds, without that of its compression: "a.jsonl.gz" -> ".jsonl"."""
   name = Path(path.lower())
@@ -83,7 +102,7 @@ def content_hash(path: str) -> str:
 def _local_hash(path: str, size: int, time: int) -> str:
   """Of a large file it is kept in the cache folder of the user under (path, size, time), so that the next run is quick."""
   key = hashlib.sha256(f"{path}\0{size}\0{time}".encode()).hexdigest()[:24]
-  note = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lm" / "sha256" / key
+  note = cache_folder() / "sha256" / key
   if size >= REMEMBERED:
     with contextlib.suppress(OSError):  # not there yet
       return note.read_text()
@@ -133,12 +152,7 @@ def _raw(path: str) -> Any:
 
 
 def _remote(pattern: str, setting: str) -> list[str]:
-  import fsspec
-
-  try:
-    system, path = fsspec.core.url_to_fs(pattern)
-  except (ImportError, ValueError) as error:  # "Please install gcsfs", an unknown protocol
-    raise ConfigError(f"{setting}={pattern!r}: {str(error).splitlines()[0]}") from error
+  system, path = file_system(pattern, setting)
   if system.isdir(path):
     found = [name for name in system.find(path) if not any(p.startswith(".") for p in name[len(path) :].split("/"))]
   else:

@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from lm.config import ConfigError
+from lm.data.paths import cache_folder
 from lm.data.source import SPLITS
 
 EXCLUDED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -87,7 +88,7 @@ def _documents() -> list[tuple[str, str]]:
   files = _files(root)
   stats = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
   key = hashlib.sha256(json.dumps([CACHE_FORMAT, sys.version, stats]).encode()).hexdigest()[:24]
-  cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lm" / f"pydocs-{key}.json"
+  cache = cache_folder() / f"pydocs-{key}.json"
   with contextlib.suppress(OSError, ValueError):  # not there, or not whole
     return [(text, module) for text, module in json.loads(cache.read_bytes())]
   documents = _read(root, files)
