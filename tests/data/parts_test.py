@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -226,3 +227,35 @@ def test_a_killed_host_carries_on(kind, tmp_path):
   assert killed.wait(60) == -signal.SIGKILL
   folders = [Path(process.communicate(timeout=60)[0].splitlines()[-1]) for process in (start(0), *others)]
   assert [files(folder) for folder in folders] == [files(build(tmp_path / "alone").path)] * 3
+
+
+DISTRIBUTED = """
+import sys
+
+import jax
+
+index, address, cache_dir = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.distributed.initialize(address, 2, index)
+from tests.conftest import make_config, build
+
+run = build.make_run(make_config(cache_dir=cache_dir, cache_deadline=60), jax.local_devices()[:1])
+print(jax.process_count(), run.load("causal", "train").store.path)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_of_jax_build_one_store(tmp_path):
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+
+  def start(index: int):
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / f"machine{index}")}
+    command = [sys.executable, "-c", DISTRIBUTED, str(index), address, f"file://{tmp_path / 'shared'}"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+  found = [process.communicate(timeout=120) for process in [start(0), start(1)]]
+  folders = [Path(out.splitlines()[-1].removeprefix("2 ")) for out, _ in found]
+  assert files(folders[0]) == files(folders[1])
+  assert "tokenised data" in found[0][0]
+  assert "tokenised data" not in found[1][0]
