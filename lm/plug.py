@@ -27,7 +27,7 @@ PRESETS = "lm.models.presets"
 # Fields that the caller gives, so that a config cannot: every source is read for several splits.
 CALLERS = {"data": ("split",), "evaluator": ("run", "name")}
 # Files beside the plug-ins that hold their contract or serve them.
-NOT_PLUGINS = {"__init__", "task", "objective", "cross_entropy", "readout", "peft", "evaluator", "source"}
+NOT_PLUGINS = {"__init__", "task", "objective", "forward", "cross_entropy", "readout", "peft", "evaluator", "source"}
 # Short forms: the plug-in that a prefix stands for, and the options that follow it, parted by colons.
 SHORT = {"tfds": ("tfds", ("dataset",)), "hf": ("hub", ("repo", "config"))}
 WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}

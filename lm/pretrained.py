@@ -17,11 +17,12 @@ from lm.data.tokenizer import Tokenizer
 from lm.files import write_json
 from lm.interop import adapter, settings, weights
 from lm.models.family import Family
-from lm.models.heads import HeadSpec
+from lm.models.head_spec import HeadSpec
 from lm.models.model import Model
 from lm.models.transformer_config import TransformerConfig
 from lm.peft.lora import Lora
-from lm.tasks.classify import Classify, pool
+from lm.tasks.classify import Classify
+from lm.tasks.forward import pool
 from lm.tasks.task import Task
 
 

@@ -110,7 +110,7 @@ _worker: tuple[Tokenizer, Any] | None = None  # of a worker process
 
 
 def _start_worker(pickled: bytes) -> None:
-  """Reads tokenizer and task; modules of tasks import jax, which must not look for the devices of the main process."""
+  """Reads tokenizer and task, which import no jax; a main script that does must not look for the main process's devices."""
   global _worker
   os.environ["JAX_PLATFORMS"] = "cpu"
   _worker = pickle.loads(pickled)

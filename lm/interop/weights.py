@@ -21,7 +21,7 @@ from lm.config import ConfigError
 from lm.interop import settings, tensors
 from lm.interop.tensors import Tensor
 from lm.models.family import Family, Weight
-from lm.models.heads import HeadSpec
+from lm.models.head_spec import HeadSpec
 from lm.models.model import Model
 from lm.models.transformer_config import TransformerConfig
 from lm.shapes import kernel_dims

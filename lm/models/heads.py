@@ -3,23 +3,14 @@
 A task asks for a head by a `HeadSpec`; two tasks of one run may share a head of the same name and spec.
 """
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from lm.models.head_spec import HeadSpec
 from lm.models.layers import ACTIVATIONS, Dropout, Linear, Norm, broadcast_to_rank, logical, soft_cap
 from lm.models.transformer_config import TransformerConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadSpec:
-  """kind: lm, mlm, classifier or pair. num_outputs: classes of the last two; the vocabulary heads take the model's."""
-
-  kind: str
-  num_outputs: int = 0
 
 
 def _vocab_logits(cfg: TransformerConfig, h: jax.Array, table_VD: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lm.models.cache import Cache
-from lm.models.heads import HEADS, ROW_HEADS, HeadSpec
+from lm.models.head_spec import HeadSpec
+from lm.models.heads import HEADS, ROW_HEADS
 from lm.models.transformer import Output, Transformer
 from lm.models.transformer_config import TransformerConfig
 
@@ -93,48 +94,3 @@ class Model:
     rngs = None if rng is None else {"dropout": rng}
     with nn.intercept_methods(intercept) if intercept else contextlib.nullcontext():
       return self._network.apply({"params": params}, *args, rngs=rngs, method=method)
-
-
-class Forward:
-  """The model of one step as tasks see it: `forward(batch, rng)` gives hidden states, `forward.head(h, batch)` logits.
-
-  Asked twice for the same batch, rng and options, it answers with the same hidden states, so that several tasks over
-  one batch cost one pass through the backbone.
-  """
-
-  def __init__(self, model: Model, params: dict, intercept: Intercept | None = None, *, head="", loss_chunk: int = 0):
-    self._model, self._params, self._intercept, self._head = model, params, intercept, head
-    self.loss_chunk = loss_chunk  # positions of T per chunk of head and cross-entropy; 0: whole rows
-    self._seen: dict[tuple, tuple] = {}
-
-  @property
-  def causal(self) -> bool:
-    """Whether a position sees only those before it: then the last one knows the whole text, not the first."""
-    return self._model.cfg.causal
-
-  def for_head(self, head: str) -> "Forward":
-    """The same forward pass (and its memory), reading another head."""
-    other = Forward(self._model, self._params, self._intercept, head=head, loss_chunk=self.loss_chunk)
-    other._seen = self._seen
-    return other
-
-  def __call__(self, batch: dict, rng: jax.Array | None = None, *, tuned: bool = True, perturb=None) -> jax.Array:
-    """Hidden states [B, T, D]. tuned=False leaves the PEFT method out; perturb [B, T, D] is added to the embedding."""
-    return self._output(batch, rng, tuned, perturb).hidden_BTD
-
-  def router(self, batch: dict, rng: jax.Array | None = None) -> dict[str, jax.Array]:
-    """Sums per row [B] of what the experts' router adds to the loss, by name; {} without experts."""
-    return self._output(batch, rng, True, None).router
-
-  def _output(self, batch, rng, tuned, perturb) -> Output:
-    arguments = (batch["tokens"], rng, perturb)
-    key = (*map(id, arguments), tuned)
-    if key not in self._seen:
-      intercept = self._intercept if tuned else None
-      output = self._model.hidden(self._params, batch, rng=rng, intercept=intercept, perturb=perturb)
-      self._seen[key] = (output, arguments)  # the arguments are kept so that their ids stay theirs
-    return self._seen[key][0]
-
-  def head(self, h: jax.Array, batch: dict, rng: jax.Array | None = None) -> jax.Array:
-    """Logits of this task's head for any hidden states of the batch's rows, in fp32."""
-    return self._model.logits(self._params, self._head, h, batch["row"], rng=rng, intercept=self._intercept)

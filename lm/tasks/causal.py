@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 
-from lm.models.heads import HeadSpec
+from lm.models.head_spec import HeadSpec
 from lm.shapes import Field
-from lm.tasks.cross_entropy import chunked_token_sums
 from lm.tasks.task import Task
 
 
@@ -38,10 +36,9 @@ class Causal(Task):
     return {"tokens": rows["tokens"], "targets": rows["targets"], "weights": weights_RT}
 
   def denominators(self, batch):
-    weight = jnp.sum(batch["weights"])
+    weight = batch["weights"].sum()
     return {"loss": weight, "accuracy": weight}
 
   def loss(self, forward, batch, rng):
     h_BTD = forward(batch, rng)
-    head = lambda h: forward.head(h, batch)
-    return chunked_token_sums(head, h_BTD, batch["targets"], batch["weights"], forward.loss_chunk)
+    return forward.token_sums(h_BTD, batch["targets"], batch["weights"], batch, chunk=forward.loss_chunk)

@@ -2,13 +2,10 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lm.models.heads import HeadSpec
+from lm.models.head_spec import HeadSpec
 from lm.shapes import Field
-from lm.tasks.cross_entropy import token_sums
 from lm.tasks.task import Task
 
 POOLING = ("first", "last", "mean")
@@ -72,14 +69,15 @@ class Classify(Task):
     } | ({"token_types": (np.isin(place_RT, (SECOND, LAST)) & typed).astype(np.int32)} if self.pair else {})
 
   def denominators(self, batch):
-    weight = jnp.sum(batch["weights"])
+    weight = batch["weights"].sum()
     return {"loss": weight, "accuracy": weight}
 
   def loss(self, forward, batch, rng):
-    return token_sums(self._logits(forward, batch, rng), batch["label"], batch["weights"])
+    return forward.token_sums(self._read(forward, batch, rng), batch["label"], batch["weights"], batch, rng)
 
   def predict(self, forward, batch):
-    return {"scores": jax.nn.softmax(self._logits(forward, batch, None)), "label": batch["label"], "weights": batch["weights"]}
+    scores_BN = forward.probabilities(self._read(forward, batch, None), batch)
+    return {"scores": scores_BN, "label": batch["label"], "weights": batch["weights"]}
 
   def describe_predictions(self, arrays, tok):
     best_R, scores_RN = arrays["scores"].argmax(-1), arrays["scores"].tolist()
@@ -88,18 +86,5 @@ class Classify(Task):
       for best, scores in zip(best_R, scores_RN, strict=True)
     ]
 
-  def _logits(self, forward, batch, rng):
-    pooling = self.pooling or ("last" if forward.causal else "first")
-    return forward.head(pool(forward(batch, rng), batch["segment_ids"], pooling), batch, rng)
-
-
-def pool(h_BTD: jax.Array, segment_ids_BT: jax.Array, pooling: str) -> jax.Array:
-  """One hidden state per row [B, D]: the first slot's, that of the last token, or the mean over all tokens."""
-  real_BT = segment_ids_BT > 0
-  if pooling == "mean":
-    share_BT = (real_BT / jnp.maximum(jnp.sum(real_BT, axis=1, keepdims=True), 1)).astype(h_BTD.dtype)
-    return jnp.einsum("btd,bt->bd", h_BTD, share_BT)
-  slots_BT = jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None, :], real_BT.shape)
-  last_B = jnp.max(jnp.where(real_BT, slots_BT, 0), axis=1)
-  read_B = last_B if pooling == "last" else jnp.zeros_like(last_B)
-  return jnp.take_along_axis(h_BTD, read_B[:, None, None], axis=1)[:, 0]
+  def _read(self, forward, batch, rng):
+    return forward.pooled(batch, rng, self.pooling or ("last" if forward.causal else "first"))

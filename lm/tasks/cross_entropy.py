@@ -29,12 +29,12 @@ def chunked_token_sums(
 ) -> Sums:
   """`token_sums(head(h), labels, weights)` in chunks of T, so that only [B, chunk, V] logits exist at a time.
 
-  chunk: positions per chunk, a divisor of T; 0 takes whole rows. Chunks are of T and not of flattened B * T, which would
-  move rows between devices.
+  chunk: positions per chunk, a divisor of T; 0 takes all at once, of any shape. Chunks are of T and not of flattened
+  B * T, which would move rows between devices.
   """
-  B, T = labels_BT.shape
-  if chunk == 0 or chunk >= T:
+  if chunk == 0 or chunk >= labels_BT.shape[1]:
     return token_sums(head(h_BTD), labels_BT, weights_BT)
+  B, T = labels_BT.shape
   assert T % chunk == 0, f"loss_chunk={chunk} does not divide {T}"
   by_chunk = lambda x: x.reshape(B, T // chunk, chunk, *x.shape[2:]).swapaxes(0, 1)
 

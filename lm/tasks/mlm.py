@@ -2,13 +2,11 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 
 from lm.data import corrupt
-from lm.models.heads import HeadSpec
+from lm.models.head_spec import HeadSpec
 from lm.shapes import Field
-from lm.tasks.cross_entropy import token_sums
 from lm.tasks.task import Task
 
 # Spans of whole words that each unit is hidden in, by length; None: single tokens.
@@ -92,9 +90,9 @@ class Mlm(Task):
     return {"tokens": masked_RT, "masked_positions": positions_RP, "labels": labels_RP, "weights": weights_RP}
 
   def denominators(self, batch):
-    weight = jnp.sum(batch["weights"])
+    weight = batch["weights"].sum()
     return {"loss": weight, "accuracy": weight}
 
   def loss(self, forward, batch, rng):
-    h_BPD = jnp.take_along_axis(forward(batch, rng), batch["masked_positions"][:, :, None], axis=1)
-    return token_sums(forward.head(h_BPD, batch), batch["labels"], batch["weights"])
+    h_BPD = forward.at(batch["masked_positions"], batch, rng)
+    return forward.token_sums(h_BPD, batch["labels"], batch["weights"], batch)

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm.models.model import Forward, Intercept, Model
+from lm.models.model import Intercept, Model
 from lm.shapes import INPUTS, Batch
+from lm.tasks.forward import Forward
 from lm.tasks.task import Task
 
 

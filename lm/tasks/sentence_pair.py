@@ -3,14 +3,12 @@
 import dataclasses
 import re
 
-import jax.numpy as jnp
 import numpy as np
 
 from lm.data.corrupt import Noise
 from lm.data.tokenizer import Tokenizer
-from lm.models.heads import HeadSpec
+from lm.models.head_spec import HeadSpec
 from lm.shapes import Field
-from lm.tasks.cross_entropy import token_sums
 from lm.tasks.mlm import Mlm
 
 KINDS = ("nsp", "sop")
@@ -89,13 +87,13 @@ class SentencePair(Mlm):
     return found | masked | {"pair_label": wrong_R.astype(np.int32), "pair_weights": paired_R.astype(np.float32)}
 
   def denominators(self, batch):
-    pairs = jnp.sum(batch["pair_weights"])
+    pairs = batch["pair_weights"].sum()
     return super().denominators(batch) | {"pair_loss": pairs, "pair_accuracy": pairs}
 
   def loss(self, forward, batch, rng):
     first_BD = forward(batch, rng)[:, 0]
-    logits_BN = forward.for_head("classify").head(first_BD, batch, rng)
-    pairs = token_sums(logits_BN, batch["pair_label"], batch["pair_weights"])
+    reader = forward.for_head("classify")
+    pairs = reader.token_sums(first_BD, batch["pair_label"], batch["pair_weights"], batch, rng)
     return super().loss(forward, batch, rng) | {f"pair_{name}": value for name, value in pairs.items()}
 
 

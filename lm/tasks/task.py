@@ -2,20 +2,24 @@
 
 On the host (numpy): `prepare`, `fields`, `check`, `row_cost`, `target_counts`, `corrupt`, `describe_predictions`. On the device
 (pure): `denominators`, `loss`, `predict`. There a task reads its batch as one flat dict: the model's inputs and its own arrays.
+Workers that tokenise import tasks, which therefore import no jax: what a loss needs beyond methods of arrays is in `Forward`.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import jax
 import numpy as np
 
 from lm.data.corrupt import Noise
 from lm.data.tokenizer import Tokenizer
-from lm.models.heads import HeadSpec
-from lm.models.model import Forward
+from lm.models.head_spec import HeadSpec
 from lm.shapes import Field
+
+if TYPE_CHECKING:
+  import jax
+
+  from lm.tasks.forward import Forward
 
 Arrays = Mapping[str, Any]
 
@@ -80,15 +84,15 @@ class Task:
     """
     raise NotImplementedError
 
-  def denominators(self, batch: Arrays) -> dict[str, jax.Array]:
+  def denominators(self, batch: Arrays) -> "dict[str, jax.Array]":
     """What each sum of `loss` is divided by, from the whole global batch."""
     raise NotImplementedError
 
-  def loss(self, forward: Forward, batch: Arrays, rng: jax.Array | None) -> dict[str, jax.Array]:
+  def loss(self, forward: "Forward", batch: Arrays, rng: "jax.Array | None") -> "dict[str, jax.Array]":
     """Named fp32 sums over the rows given; additive over rows."""
     raise NotImplementedError
 
-  def predict(self, forward: Forward, batch: Arrays) -> dict[str, jax.Array]:
+  def predict(self, forward: "Forward", batch: Arrays) -> "dict[str, jax.Array]":
     """Per-row arrays that evaluators and predictions read."""
     del forward, batch
     return {}

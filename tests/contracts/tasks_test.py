@@ -129,7 +129,7 @@ def test_mlm_loss_reads_masked_positions_only():
   assert float(compute(params, unmasked)["mlm/loss"]) == float(compute(params, batch)["mlm/loss"])
 
   def loss(perturb):
-    from lm.models.model import Forward
+    from lm.tasks.forward import Forward
 
     forward = Forward(run.program.spec.model, params).for_head("mlm")
     view = {**batch[INPUTS], **own}

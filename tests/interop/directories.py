@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from lm import plug
 from lm.config import Plug
 from lm.data.tokenizer import Bytes
-from lm.models.heads import HeadSpec
+from lm.models.head_spec import HeadSpec
 from lm.models.model import Model
 from lm.pretrained import Pretrained, save_pretrained
 from lm.tasks.classify import Classify

@@ -12,7 +12,7 @@ from lm import plug, tree
 from lm.config import Plug
 from lm.models.attention import attend
 from lm.models.cache import make_cache
-from lm.models.heads import HeadSpec
+from lm.models.head_spec import HeadSpec
 from lm.models.layers import Dropout
 from lm.models.mask import in_row
 from lm.models.model import Model

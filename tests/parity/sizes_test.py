@@ -8,7 +8,7 @@ import transformers
 
 from lm import plug, tree
 from lm.interop import settings
-from lm.models.heads import HeadSpec
+from lm.models.head_spec import HeadSpec
 from lm.models.model import Model
 
 pytestmark = pytest.mark.parity

@@ -1,0 +1,83 @@
+"""What a task gets of the model: hidden states, logits, and the sums that losses are made of."""
+
+import jax
+import jax.numpy as jnp
+
+from lm.models.model import Intercept, Model
+from lm.models.transformer import Output
+from lm.tasks.cross_entropy import Sums, chunked_token_sums
+
+
+class Forward:
+  """The model of one step as tasks see it: `forward(batch, rng)` gives hidden states, `forward.head(h, batch)` logits.
+
+  What a loss computes from them is here too, so that the module of a task needs no jax.
+
+  Asked twice for the same batch, rng and options, it answers with the same hidden states, so that several tasks over
+  one batch cost one pass through the backbone.
+  """
+
+  def __init__(self, model: Model, params: dict, intercept: Intercept | None = None, *, head="", loss_chunk: int = 0):
+    self._model, self._params, self._intercept, self._head = model, params, intercept, head
+    self.loss_chunk = loss_chunk  # positions of T per chunk of head and cross-entropy; 0: whole rows
+    self._seen: dict[tuple, tuple] = {}
+
+  @property
+  def causal(self) -> bool:
+    """Whether a position sees only those before it: then the last one knows the whole text, not the first."""
+    return self._model.cfg.causal
+
+  def for_head(self, head: str) -> "Forward":
+    """The same forward pass (and its memory), reading another head."""
+    other = Forward(self._model, self._params, self._intercept, head=head, loss_chunk=self.loss_chunk)
+    other._seen = self._seen
+    return other
+
+  def __call__(self, batch: dict, rng: jax.Array | None = None, *, tuned: bool = True, perturb=None) -> jax.Array:
+    """Hidden states [B, T, D]. tuned=False leaves the PEFT method out; perturb [B, T, D] is added to the embedding."""
+    return self._output(batch, rng, tuned, perturb).hidden_BTD
+
+  def router(self, batch: dict, rng: jax.Array | None = None) -> dict[str, jax.Array]:
+    """Sums per row [B] of what the experts' router adds to the loss, by name; {} without experts."""
+    return self._output(batch, rng, True, None).router
+
+  def _output(self, batch, rng, tuned, perturb) -> Output:
+    arguments = (batch["tokens"], rng, perturb)
+    key = (*map(id, arguments), tuned)
+    if key not in self._seen:
+      intercept = self._intercept if tuned else None
+      output = self._model.hidden(self._params, batch, rng=rng, intercept=intercept, perturb=perturb)
+      self._seen[key] = (output, arguments)  # the arguments are kept so that their ids stay theirs
+    return self._seen[key][0]
+
+  def head(self, h: jax.Array, batch: dict, rng: jax.Array | None = None) -> jax.Array:
+    """Logits of this task's head for any hidden states of the batch's rows, in fp32."""
+    return self._model.logits(self._params, self._head, h, batch["row"], rng=rng, intercept=self._intercept)
+
+  def probabilities(self, h: jax.Array, batch: dict) -> jax.Array:
+    """The softmax of those logits."""
+    return jax.nn.softmax(self.head(h, batch))
+
+  def at(self, positions_BP: jax.Array, batch: dict, rng: jax.Array | None = None) -> jax.Array:
+    """Hidden states [B, P, D] at some positions of each row."""
+    return jnp.take_along_axis(self(batch, rng), positions_BP[:, :, None], axis=1)
+
+  def pooled(self, batch: dict, rng: jax.Array | None, pooling: str) -> jax.Array:
+    """One hidden state per row [B, D], as `pool` reads it."""
+    return pool(self(batch, rng), batch["segment_ids"], pooling)
+
+  def token_sums(self, h: jax.Array, labels: jax.Array, weights: jax.Array, batch: dict, rng=None, chunk: int = 0) -> Sums:
+    """`cross_entropy.token_sums` of the logits of h; with a chunk of [B, T, D] in pieces of so many positions."""
+    return chunked_token_sums(lambda h: self.head(h, batch, rng), h, labels, weights, chunk)
+
+
+def pool(h_BTD: jax.Array, segment_ids_BT: jax.Array, pooling: str) -> jax.Array:
+  """One hidden state per row [B, D]: the first slot's, that of the last token, or the mean over all tokens."""
+  real_BT = segment_ids_BT > 0
+  if pooling == "mean":
+    share_BT = (real_BT / jnp.maximum(jnp.sum(real_BT, axis=1, keepdims=True), 1)).astype(h_BTD.dtype)
+    return jnp.einsum("btd,bt->bd", h_BTD, share_BT)
+  slots_BT = jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None, :], real_BT.shape)
+  last_B = jnp.max(jnp.where(real_BT, slots_BT, 0), axis=1)
+  read_B = last_B if pooling == "last" else jnp.zeros_like(last_B)
+  return jnp.take_along_axis(h_BTD, read_B[:, None, None], axis=1)[:, 0]
