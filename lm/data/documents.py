@@ -68,8 +68,7 @@ class Documents:
       try:
         self._parts.append(_open(path, reading, self.skipped))
       except (OSError, EOFError) as error:  # EOFError: a compressed file that ends too early
-        words = getattr(error, "strerror", "") or error
-        raise ConfigError(f"{reading.setting}: {path!r} cannot be read: {words}") from error
+        raise unreadable(path, reading, error) from error
       if limit and sum(map(len, self._parts)) >= limit:
         break
     self._before = [0, *itertools.accumulate(map(len, self._parts))]
@@ -89,6 +88,11 @@ class Documents:
       self._parts[self._part].close()
       self._part = part
     return self._parts[part][index - self._before[part]]
+
+
+def unreadable(path: str, reading: Reading, error: OSError | EOFError) -> ConfigError:
+  """What to raise for a file whose bytes cannot be read."""
+  return ConfigError(f"{reading.setting}: {path!r} cannot be read: {getattr(error, 'strerror', '') or error}")
 
 
 def _open(path: str, reading: Reading, skipped: Counter) -> Any:
@@ -227,7 +231,7 @@ def _parquet(file: RowFile) -> Generator[Any, None, None]:
 Piece = tuple[int, int, int, bytes]  # line number, start, stop, the bytes between
 
 
-def _lines(path: str) -> Iterator[Piece]:
+def lines(path: str) -> Iterator[Piece]:
   """Lines without their ends, of any system. Not splitlines: a form feed or U+2028 is part of its line."""
   start = 0
   with paths.opened(path) as file:
@@ -243,7 +247,7 @@ def _lines(path: str) -> Iterator[Piece]:
 def _paragraphs(path: str) -> Iterator[Piece]:
   """Lines up to a blank one, as one piece with its line breaks."""
   held: list[Piece] = []
-  for line in itertools.chain(_lines(path), [(0, 0, 0, b"")]):
+  for line in itertools.chain(lines(path), [(0, 0, 0, b"")]):
     if line[3].strip():
       held.append(line)
     elif held:
@@ -258,5 +262,5 @@ def _whole(path: str) -> Iterator[Piece]:
   yield 1, start, len(data), data[start:]
 
 
-PIECES = {"line": _lines, "paragraph": _paragraphs, "file": _whole}
+PIECES = {"line": lines, "paragraph": _paragraphs, "file": _whole}
 UNITS = tuple(PIECES)

@@ -1,13 +1,18 @@
 """Pairs: the layout of BERT, cut like Hugging Face's longest_first at any row length, apart from single texts."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from lm import plug
 from lm.config import ConfigError
 from lm.data import store
 from lm.data.loader import EvalLoader, StreamData
 from lm.data.tokenizer import Bytes
+from lm.models.model import Model
 from lm.tasks.classify import Classify
+from lm.tasks.forward import Forward
 from tests.conftest import make_run
 
 PAIRS = [("ab", "xyz"), ("abcdefghij", "x"), ("a", "xyzuvw"), ("abcdefg", "stuvwxyz")]
@@ -113,14 +118,14 @@ def test_what_is_read_does_not_depend_on_padding_and_differs_by_pooling():
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_causal_model_is_read_at_the_last_token_and_others_at_the_first(causal):
-  class Places:  # whose hidden state says where it stands
+  class Places(Forward):  # whose hidden state says where it stands
     def __call__(self, batch, rng):
       return np.broadcast_to(np.eye(6), (3, 6, 6))
 
-    def head(self, h, batch, rng):
+    def head(self, h, batch, rng=None):
       return h
 
-  Places.causal = causal
+  places = Places(Model(dataclasses.replace(plug.preset("bert-tiny"), causal=causal), ()), {})
   segment_ids = (np.arange(6)[None, :] < np.array([[6], [4], [1]])).astype(int)
-  found = Classify(tuple("abcdef")).predict(Places(), {"segment_ids": segment_ids, "label": None, "weights": None})
+  found = Classify(tuple("abcdef")).predict(places, {"segment_ids": segment_ids, "label": None, "weights": None})
   assert found["scores"].argmax(-1).tolist() == ([5, 3, 0] if causal else [0, 0, 0])
