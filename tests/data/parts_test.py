@@ -224,7 +224,8 @@ def test_a_killed_host_carries_on(kind, tmp_path):
 
   others = [start(1), start(2)]
   killed = start(0, "die")
-  assert killed.wait(60) == -signal.SIGKILL
+  assert not killed.communicate(timeout=60)[0]
+  assert killed.returncode == -signal.SIGKILL
   folders = [Path(process.communicate(timeout=60)[0].splitlines()[-1]) for process in (start(0), *others)]
   assert [files(folder) for folder in folders] == [files(build(tmp_path / "alone").path)] * 3
 
