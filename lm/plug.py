@@ -21,13 +21,14 @@ PACKAGES = {
   "task": "lm.tasks",
   "peft": "lm.peft",
   "data": "lm.data.sources",
+  "filter": "lm.data.filters",
   "evaluator": "lm.evals",
 }
 PRESETS = "lm.models.presets"
 # Fields that the caller gives, so that a config cannot: every source is read for several splits.
 CALLERS = {"data": ("split",), "evaluator": ("run", "name")}
 # Files beside the plug-ins that hold their contract or serve them.
-NOT_PLUGINS = {"__init__", "task", "objective", "forward", "cross_entropy", "readout", "peft", "evaluator", "source"}
+NOT_PLUGINS = {"__init__", "task", "objective", "forward", "cross_entropy", "readout", "peft", "evaluator", "source", "filter"}
 # Short forms: the plug-in that a prefix stands for, and the options that follow it, parted by colons.
 SHORT = {"tfds": ("tfds", ("dataset",)), "hf": ("hub", ("repo", "config"))}
 WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}
@@ -53,7 +54,7 @@ class Plug:
 
 
 def names(kind: str) -> list[str]:
-  """What exists of a kind: task, peft, data, evaluator, optimizer or model. Imports no plug-in that has its own file."""
+  """What exists of a kind: task, peft, data, filter, evaluator, optimizer or model. Imports no plug-in that has its own file."""
   if kind == "model":
     return list(_presets())
   if kind == "optimizer":

@@ -20,6 +20,7 @@ LISTED = {
   "models": "model",
   "peft": "peft",
   "sources": "data",
+  "filters": "filter",
   "optimizers": "optimizer",
   "evaluators": "evaluator",
 }

@@ -66,16 +66,17 @@ def encode(source: Source, examples: range, tok: Tokenizer, task: Any, workers: 
 def _encode(source: Source, examples: range, tok: Tokenizer, task: Any, workers: int | None) -> Iterator[tuple[int, Columns]]:
   """(number of examples, their columns) of every chunk."""
   workers = min(device.num_cores(), MAX_WORKERS) if workers is None else workers
-  chunks, total, done, began = _chunks(source, examples), len(examples), 0, time.perf_counter()
-  for number, chunk in enumerate(chunks, 1):
+  parts, total, done, began = chunks(source, examples), len(examples), 0, time.perf_counter()
+  for number, chunk in enumerate(parts, 1):
     done += len(chunk)
     yield len(chunk), _collect(chunk, tok, task)
     seconds_left = (time.perf_counter() - began) * (total - done) / done
     if workers > 1 and number >= ALONE and seconds_left > WORTH:
-      yield from _in_workers(chunks, tok, task, workers)
+      yield from _in_workers(parts, tok, task, workers)
 
 
-def _chunks(source: Source, examples: range) -> Iterator[list[dict[str, Any]]]:
+def chunks(source: Source, examples: range) -> Iterator[list[dict[str, Any]]]:
+  """These examples of a source in their order, about CHUNK characters at once."""
   chunk, size = [], 0
   for i in examples:
     chunk.append(source[i])
@@ -87,12 +88,12 @@ def _chunks(source: Source, examples: range) -> Iterator[list[dict[str, Any]]]:
     yield chunk
 
 
-def _in_workers(chunks: Iterator[list], tok: Tokenizer, task: Any, workers: int) -> Iterator[tuple[int, Columns]]:
+def _in_workers(parts: Iterator[list], tok: Tokenizer, task: Any, workers: int) -> Iterator[tuple[int, Columns]]:
   context = multiprocessing.get_context("spawn")  # a fork would copy the locks of jax's threads
   pool = ProcessPoolExecutor(workers, context, _start_worker, (pickle.dumps((tok, task)),))
   waiting: collections.deque = collections.deque()
   try:
-    for chunk in chunks:
+    for chunk in parts:
       waiting.append((len(chunk), pool.submit(_work, chunk)))
       if len(waiting) > AHEAD * workers:
         count, future = waiting.popleft()

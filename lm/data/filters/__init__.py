@@ -1,0 +1,1 @@
+"""What takes documents out of a corpus, or changes their text: one file per filter, which is its registration."""
