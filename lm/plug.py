@@ -54,7 +54,7 @@ class Plug:
 
 
 def names(kind: str) -> list[str]:
-  """What exists of a kind: task, peft, data, filter, evaluator, optimizer or model. Imports no plug-in that has its own file."""
+  """What exists of a kind: those of PACKAGES, optimizer or model. Imports no plug-in that has its own file."""
   if kind == "model":
     return list(_presets())
   if kind == "optimizer":

@@ -58,7 +58,7 @@ def prepare(settings: Prepare) -> dict[str, Any]:
   """Writes output/part-00000.jsonl, ..., and output/report.json, which it returns; all at once when everything is done.
 
   Returns:
-    {"data", "split", "fingerprint", "before": counts, "filters": [{"filter", counts after it, what it notes}], "after", "files"}
+    {"data", "split", "fingerprint", "before": counts, "filters": [{"filter", counts after it, its notes}], "after", "files"}
 
   Raises:
     ConfigError: a plug-in or an option that does not exist, a source that gives more than text, no document that stays.

@@ -12,7 +12,7 @@ FOUND = 0.99  # of the pairs at the threshold must become candidates
 
 
 def signatures(hash_S: np.ndarray, first: np.ndarray, num_permutations: int, seed: int) -> np.ndarray:
-  """uint32 [N, P] signatures of N sets that are not empty; set i is hash_S[first[i] : first[i + 1]], the last one to the end."""
+  """uint32 [N, P] signatures of N sets, none empty; set i is hash_S[first[i] : first[i + 1]], the last one to the end."""
   draws = splitmix(np.arange(2 * num_permutations, dtype=np.uint64) + np.uint64(seed << 32) + np.uint64(1))
   factors, shifts = draws.astype(np.uint32).reshape(2, -1)
   elements = (hash_S >> np.uint64(32)).astype(np.uint32)

@@ -35,7 +35,7 @@ class Decontaminate:
       raise ConfigError(f"filter 'decontaminate': ngram={self.ngram}: accepted are 1 and numbers above")
 
   def apply(self, batches: Iterable[Batch], notes: dict[str, Any]) -> Iterator[Batch]:
-    """Notes, of each set: its texts, those too short to be found and those found, documents hit, examples of what they share."""
+    """Notes, of each set: its texts, those too short to be found, those found, documents hit, examples of what they share."""
     sets = [_read(spec, self.split, self.ngram) for spec in self.against]
     found = [np.zeros(each.num_texts, bool) for each in sets]
     notes["against"] = [

@@ -75,7 +75,7 @@ def _is_resident_id(text: str) -> bool:
 
 
 _BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-# Kind -> (its form, what a match must be besides). Placeholders have no digits, so that none makes a form out of its surroundings.
+# Kind -> (its form, what a match must be besides). Placeholders hold nothing that a form has, so that none makes a new one.
 FORMS: dict[str, tuple[re.Pattern, Callable[[str], bool]]] = {
   "email": (
     re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}"),
