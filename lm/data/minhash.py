@@ -59,18 +59,17 @@ class Index:
     near, similarity = self._search(signature_NP, keys)
     recent: dict[int, list[int]] = {}  # taken in now, by the keys of their bands
     taken: list[int] = []
-    for i in np.flatnonzero(near < 0):
-      bands = keys[i].tolist()
+    for i, bands in enumerate(keys.tolist()):
       candidates = sorted({row for key in bands for row in recent.get(key, ())})
       if candidates:
         estimates = (signature_NP[[taken[row] for row in candidates]] == signature_NP[i]).mean(1)
         best = int(estimates.argmax())
-        if estimates[best] >= self._threshold:
+        if estimates[best] >= self._threshold and estimates[best] > similarity[i]:
           near[i], similarity[i] = self._size + candidates[best], estimates[best]
-          continue
-      for key in bands:
-        recent.setdefault(key, []).append(len(taken))
-      taken.append(int(i))
+      if near[i] < 0:
+        for key in bands:
+          recent.setdefault(key, []).append(len(taken))
+        taken.append(i)
     self._append(signature_NP[taken], keys[taken])
     return near, similarity
 

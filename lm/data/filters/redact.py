@@ -43,15 +43,18 @@ def redact(text: str, replaced: dict[str, int]) -> str:
     replaced[kind] += 1
     return f"<{kind}>"
 
-  for kind, (form, is_one) in FORMS.items():
-    if kind in replaced:
-      text = form.sub(lambda match, kind=kind, is_one=is_one: place(match, kind, is_one), text)
+  before = None
+  while text != before:  # a placeholder ends the longer number or name that its neighbour was part of
+    before = text
+    for kind, (form, is_one) in FORMS.items():
+      if kind in replaced:
+        text = form.sub(lambda match, kind=kind, is_one=is_one: place(match, kind, is_one), text)
   return text
 
 
 def _number(*forms: str) -> re.Pattern:
   """One of the forms, and not inside of a longer number or name."""
-  return re.compile(rf"(?<![0-9A-Za-z])(?<![0-9][.-])(?:{'|'.join(forms)})(?![0-9A-Za-z])(?![.-][0-9])")
+  return re.compile(rf"(?<![0-9A-Za-z+])(?<![0-9][.-])(?:{'|'.join(forms)})(?![0-9A-Za-z])(?![.-][0-9])")
 
 
 def _always(_text: str) -> bool:
@@ -75,7 +78,7 @@ def _is_resident_id(text: str) -> bool:
 
 
 _BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-# Kind -> (its form, what a match must be besides). Placeholders hold nothing that a form has, so that none makes a new one.
+# Kind -> (its form, what a match must be besides).
 FORMS: dict[str, tuple[re.Pattern, Callable[[str], bool]]] = {
   "email": (
     re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}"),
