@@ -19,7 +19,9 @@ def apply(spec, texts, size=3):
   """(numbers that stay, their texts, notes)."""
   documents, notes = [Document(i, text) for i, text in enumerate(texts)], {}
   batches = [documents[i : i + size] for i in range(0, len(documents), size)]
-  kept = [document for batch in plug.make("filter", plug.parse_plug("filter", spec)).apply(batches, notes) for document in batch]
+  kept = [
+    document for batch in plug.make("filter", plug.parse_plug("filter", spec)).apply(batches, notes) for document in batch
+  ]
   json.dumps(notes)  # it is part of a report
   return [document.number for document in kept], [document.text for document in kept], notes
 
@@ -70,13 +72,13 @@ def test_near_duplicates_are_those_of_a_comparison_of_all_pairs():
     assert not 0.68 < similarity < 0.84
     if similarity < 0.8:
       expected.append(i)
-  kept, _, notes = apply("near", texts, size=16)
+  kept, _, notes = apply("near(ngram=5, threshold=0.8)", texts, size=16)
   assert kept == expected
   assert len(kept) == 50
   for document, other, estimate in notes["examples"]:
     assert other < document
     assert abs(estimate - jaccard(texts[document], texts[other])) < 0.12
-  assert apply("near(seed=1)", texts)[0] == kept
+  assert apply("near(ngram=5, threshold=0.8, seed=1)", texts)[0] == kept
 
 
 def test_no_chain_of_changes_takes_out_what_is_unlike_all_that_stay():
@@ -102,7 +104,12 @@ def test_evaluation_text_is_found_and_counted(tmp_path):
   path, other = tmp_path / "eval.txt", tmp_path / "other.txt"
   path.write_text("\n".join([line(0, 20), line(20, 40), line(5, 10)]) + "\n")
   other.write_text(line(3, 18) + "\n")
-  texts = ["so " + line(0, 13).upper().replace(" ", ", ") + " end", line(0, 12), line(25, 40), f"{line(13, 20)} x {line(20, 26)}"]
+  texts = [
+    "so " + line(0, 13).upper().replace(" ", ", ") + " end",
+    line(0, 12),
+    line(25, 40),
+    f"{line(13, 20)} x {line(20, 26)}",
+  ]
   spec = f"decontaminate(against=('text(test={path})', 'text(test={other})'))"
   kept, _, notes = apply(spec, texts, size=2)
   assert kept == [1, 3]

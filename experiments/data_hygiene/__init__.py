@@ -1,0 +1,1 @@
+"""How many planted near-duplicates the filter `near` finds."""
