@@ -51,6 +51,23 @@ def load_run(workdir: Path, devices: list[jax.Device] | None = None) -> Run:
   return _assemble(cfg, tok, record.read_architecture(workdir), base, devices)
 
 
+def make_encoder(cfg: Config) -> tuple[Tokenizer, dict[str, Task], Any]:
+  """What the stores of a run are made with: tokenizer, tasks by stream, and the source as a function of (stream, split).
+
+  Raises:
+    ValueError: as `make_run`.
+  """
+  base = saved.find(cfg.init_from, "config.init_from") if cfg.init_from else None
+  tok = _make_tokenizer(cfg, base)
+  source, tasks = _make_tasks(cfg, _make_architecture(cfg, base, tok), tok)
+  return tok, tasks, source
+
+
+def cache_dir(cfg: Config) -> str:
+  """Folder or URL of the stores."""
+  return cfg.cache_dir or str(paths.cache_folder())
+
+
 def _assemble(
   cfg: Config, tok: Tokenizer, architecture: TransformerConfig, base: Path | None, devices: list[jax.Device] | None
 ) -> Run:
@@ -61,14 +78,13 @@ def _assemble(
   mesh = sharding.make_mesh(cfg.mesh, devices or jax.devices())
   accumulation = _accumulation(cfg, sharding.num_batch_shards(mesh))
 
-  source = functools.cache(lambda name, split: plug.make("data", cfg.all_streams[name].data, split=split))
-  tasks = {name: _make_task(name, stream, source, architecture, tok, cfg.seq_len) for name, stream in cfg.all_streams.items()}
+  source, tasks = _make_tasks(cfg, architecture, tok)
   keys = _task_keys(tasks)
   hosts = Hosts(jax.process_index(), jax.process_count(), cfg.cache_deadline)
 
   @functools.cache
   def load(name: str, split: str) -> StreamData:
-    built = store.build(source(name, split), tok, tasks[name], cfg.cache_dir or paths.cache_folder(), hosts=hosts)
+    built = store.build(source(name, split), tok, tasks[name], cache_dir(cfg), hosts=hosts)
     return StreamData(name=name, key=keys[name], task=tasks[name], store=built, tok=tok, weight=cfg.all_streams[name].weight)
 
   streams = tuple(load(name, "train") for name in tasks)
@@ -142,6 +158,13 @@ def _make_architecture(cfg: Config, base: Path | None, tok: Tokenizer) -> Transf
 def _check_length(cfg: Config, architecture: TransformerConfig) -> None:
   if cfg.seq_len > architecture.max_len:
     raise ConfigError(f"config.seq_len={cfg.seq_len}: the model takes at most {architecture.max_len} (model.max_len)")
+
+
+def _make_tasks(cfg: Config, architecture: TransformerConfig, tok: Tokenizer) -> tuple[Any, dict[str, Task]]:
+  """The source as a function of (stream, split), and the task of every stream."""
+  source = functools.cache(lambda name, split: plug.make("data", cfg.all_streams[name].data, split=split))
+  each = lambda name, stream: _make_task(name, stream, source, architecture, tok, cfg.seq_len)
+  return source, {name: each(name, stream) for name, stream in cfg.all_streams.items()}
 
 
 def _make_task(name: str, stream: Stream, source: Any, architecture: TransformerConfig, tok: Tokenizer, seq_len: int) -> Task:

@@ -1,4 +1,4 @@
-"""A corpus made clean: the documents of a source through filters, one after the other, into files of jsonl and a report.
+"""A corpus made clean: documents through filters, one after the other, into files of jsonl and a report; or tokenised by Beam.
 
 Documents stream through all filters at once in the source's order; what a filter remembers are hashes. So the text may be
 larger than memory, and the same source and filters write the same bytes.
@@ -11,13 +11,13 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lm import files, plug
-from lm.config import ConfigError, Plug
-from lm.data import encode
+from lm.config import Config, ConfigError, Plug
+from lm.data import beam, encode
 from lm.data.filters.filter import Batch, Document
 from lm.report import Table
 
@@ -93,6 +93,25 @@ def prepare(settings: Prepare) -> dict[str, Any]:
     }
     files.write_json(folder / "report.json", report)
   return report
+
+
+def build_stores(cfg: Config, split: str, num_parts: int, options: Sequence[str]) -> list[str]:
+  """Builds the stores of a config's streams with Apache Beam, whose options are given; returns a line about each.
+
+  Raises:
+    ValueError: as `build.make_run`; Beam is not installed.
+  """
+  from lm import build  # imports jax, which filters do without
+
+  tok, tasks, source = build.make_encoder(cfg)
+  lines = []
+  for name, stream in cfg.all_streams.items():
+    read = source(name, split)
+    work = beam.make_work(stream.data, read, (tok, tasks[name]), build.cache_dir(cfg), num_parts)
+    found = beam.build(work, read, options)
+    tokens = int(found.lengths.sum())
+    lines.append(f"{found.path}: stream {name!r}, split {split!r}, {found.num_sequences:,} sequences, {tokens:,} tokens")
+  return lines
 
 
 def table(report: dict[str, Any]) -> Table:

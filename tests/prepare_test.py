@@ -144,7 +144,14 @@ def planted_in(line: str, rate: float, rng: random.Random) -> str:
 
 def test_the_command_line(tmp_path):
   settings(tmp_path, "exact")
-  command = [sys.executable, "-m", "tools.prepare", f"--data=text(path={tmp_path}/corpus.txt)", f"--output={tmp_path}/out"]
+  command = [
+    sys.executable,
+    "-m",
+    "tools.prepare",
+    "filter",
+    f"--data=text(path={tmp_path}/corpus.txt)",
+    f"--output={tmp_path}/out",
+  ]
   done = subprocess.run([*command, "--filters", *FILTERS], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert "length(min_words=2)" in done.stdout
