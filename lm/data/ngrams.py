@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Words:
     start, stop = start[is_whole], stop[is_whole]
     return hash_spans(self.hash_W, start, stop), start
 
-  def text_of(self, words: Iterable[int]) -> np.ndarray:
+  def text_of(self, words: np.ndarray) -> np.ndarray:
     """The number of the text that each of these words is in."""
     return np.searchsorted(self.first, words, "right") - 1
 

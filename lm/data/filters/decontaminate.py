@@ -38,15 +38,16 @@ class Decontaminate:
     """Notes, of each set: its texts, those too short to be found, those found, documents hit, examples of what they share."""
     sets = [_read(spec, self.split, self.ngram) for spec in self.against]
     found = [np.zeros(each.num_texts, bool) for each in sets]
-    notes["against"] = [
+    reports: list[dict[str, Any]] = [
       {"data": spec, "texts": each.num_texts, "too_short": each.num_short, "found": 0, "documents": 0, "examples": []}
       for spec, each in zip(self.against, sets, strict=True)
     ]
+    notes["against"] = reports
     for batch in batches:
       words = ngrams.split_words([document.text for document in batch])
       hashes, first_word = words.ngrams(self.ngram)
       is_hit = np.zeros(len(batch), bool)
-      for each, seen, note in zip(sets, found, notes["against"], strict=True):
+      for each, seen, note in zip(sets, found, reports, strict=True):
         hits, texts = each.find(hashes)
         seen[texts] = True
         documents, which = np.unique(words.text_of(first_word[hits]), return_index=True)
