@@ -34,7 +34,7 @@ def rows_per_band(threshold: float, num_permutations: int) -> int:
 
 
 class Index:
-  """Signatures of sets of which no two are near each other. P = 128, threshold 0.8: 0.8 kB for each.
+  """Signatures of sets of which no two are near each other. P = 128: about 1 kB for each, 2 while it grows.
 
   threshold: of the estimated similarity, from which on two sets are near.
   """

@@ -19,7 +19,7 @@ from lm.data.filters.filter import EXAMPLES, Batch
 
 @dataclasses.dataclass(frozen=True)
 class Near:
-  """Changing one word of W changes n n-grams: J = (W - 2n + 1) / (W + 1). Memory: about 0.8 kB per document that stays.
+  """Changing one word of W changes n n-grams: J = (W - 2n + 1) / (W + 1). Memory: about 2 kB per document that stays.
 
   A document without words stays, one of fewer than n words is one n-gram.
   """
