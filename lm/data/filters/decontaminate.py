@@ -20,7 +20,7 @@ AT_ONCE = 1024  # evaluation texts that are read
 
 @dataclasses.dataclass(frozen=True)
 class Decontaminate:
-  """Takes out every document with one n-gram of one of the sets. Memory: 16 bytes for every word of the sets."""
+  """Takes out every document with an n-gram of a set. Memory: 16 bytes a word of the sets, and their text while it is read."""
 
   against: tuple[str, ...] = ()  # evaluation sets, each as config.data names a source: 'text(test=a.txt)'
   split: str = "test"  # which of their splits
