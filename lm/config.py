@@ -20,6 +20,10 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 REMAT = ("none", "dots", "block")
 
 
+# A number, or stages of (first step, weight): ((0, 3), ("50%", 1)) until half of the run and from there on.
+Weight = float | tuple[tuple[int | str, float], ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Mesh:
   """Devices per mesh axis; -1 takes the rest."""
@@ -35,7 +39,7 @@ class Stream:
 
   task: Plug  # objective
   data: Plug  # source
-  weight: float = 1.0  # share of rows, relative to the other streams'
+  weight: Weight = 1.0  # share of rows, relative to the other streams'; stages of (first step, weight) change it
 
 
 def _execution(default: Any) -> Any:
@@ -162,6 +166,47 @@ def steps(
   if math.isinf(number) or not number:
     raise ConfigError(f"{setting}={value!r}: too {'large' if number else 'small, must be above 0'}")
   return max(math.ceil(number / each - 1e-9), 1)
+
+
+def weight_stages(cfg: Config) -> dict[str, tuple[tuple[int, float], ...]]:
+  """(first step, weight) of every stage of each stream: 3.0 is ((0, 3.0),), "50%" of 1000 steps is 500.
+
+  Raises:
+    ConfigError: stages that do not rise from step 0 to before the last, a weight below 0, a stage without a stream.
+  """
+  streams = cfg.all_streams
+  if all(isinstance(stream.weight, float) for stream in streams.values()):
+    return {name: _stages(f"config.streams.{name}.weight", stream.weight, {}) for name, stream in streams.items()}
+  if "epoch" in str(cfg.total_steps):
+    raise ConfigError(
+      f"config.total_steps={cfg.total_steps!r}: an epoch has no fixed length where weights of config.streams change;"
+      " accepted are steps, tokens and examples"
+    )
+  units: dict[str, int] = {"batch_size": cfg.batch_size, "seq_len": cfg.seq_len}
+  units["total_steps"] = steps(cfg.total_steps, "config.total_steps", **units)
+  found = {name: _stages(f"config.streams.{name}.weight", stream.weight, units) for name, stream in streams.items()}
+  for first in sorted({step for stages in found.values() for step, _ in stages}):
+    if not any(weight_at(stages, first) for stages in found.values()):
+      raise ConfigError(f"config.streams: no stream has a weight above 0 from step {first} on")
+  return found
+
+
+def weight_at(stages: tuple[tuple[int, float], ...], step: int) -> float:
+  """The weight of the stage that a step belongs to."""
+  return next(weight for first, weight in reversed(stages) if first <= step)
+
+
+def _stages(setting: str, value: Weight, units: dict[str, int]) -> tuple[tuple[int, float], ...]:
+  stages = ((0, value),) if isinstance(value, float) else value
+  weights = [weight for _, weight in stages]
+  if any(not 0 <= weight < math.inf for weight in weights) or not any(weights):
+    least = "above 0" if isinstance(value, float) else "0 or more, one of them above 0,"
+    raise ConfigError(f"{setting}={value}: must be {least} and finite")
+  found = tuple((steps(first, setting, **units) if first else 0, weight) for first, weight in stages)
+  firsts, end = [first for first, _ in found], units.get("total_steps", 1)
+  if firsts != sorted({0, *firsts}) or firsts[-1] >= end or any(isinstance(first, int) and first < 0 for first, _ in stages):
+    raise ConfigError(f"{setting}={value}: stages must begin at step 0, rise, and begin before the last of {end} steps")
+  return found
 
 
 def is_identity(name: str) -> bool:
@@ -338,9 +383,7 @@ def _check_streams(cfg: Config) -> None:
     raise ConfigError(f"{missing}: not set; a run needs task and data, or streams")
   if len(cfg.streams) > 1 and cfg.length_buckets:
     raise ConfigError(f"config.length_buckets={cfg.length_buckets}: rows of several streams share one length; leave it ()")
-  for name, stream in cfg.streams:
-    if not 0 < stream.weight < math.inf:
-      raise ConfigError(f"config.streams.{name}.weight={stream.weight}: must be above 0 and finite")
+  weight_stages(cfg)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

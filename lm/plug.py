@@ -175,8 +175,10 @@ def convert(setting: str, value: Any, kind: Any) -> Any:
   kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
   if value is None and types.NoneType in kinds:
     return None
-  for tuples in (k for k in kinds if tuple in (k, get_origin(k))):
-    return _tuple(setting, value, get_args(tuples))
+  tuples = [k for k in kinds if tuple in (k, get_origin(k))]
+  kinds = tuple(k for k in kinds if k not in tuples)
+  if tuples and (isinstance(value, list | tuple) or not set(kinds) - {types.NoneType}):
+    return _tuple(setting, value, get_args(tuples[0]))
   assert all(k in WORDS for k in kinds), f"{setting}: a field of type {kind} cannot be set"
   if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
     value = int(value)
@@ -184,7 +186,7 @@ def convert(setting: str, value: Any, kind: Any) -> Any:
     value = float(value)
   if bool in kinds if isinstance(value, bool) else isinstance(value, kinds):
     return value
-  raise ConfigError(f"{setting}: expected {' or '.join(WORDS[k] for k in kinds)}, got {value!r}")
+  raise ConfigError(f"{setting}: expected {' or '.join([WORDS[k] for k in kinds] + ['a list'] * len(tuples))}, got {value!r}")
 
 
 def _options(kind: str, plug: Plug, cls: Any) -> dict[str, Any]:

@@ -212,7 +212,16 @@ def test_bad_overrides_are_one_clear_line(override, start, more):
   [
     ("streams.docs.weight=0", "config.streams.docs.weight=0.0: must be above 0"),
     ("streams.docs.weight=1e999", "config.streams.docs.weight=inf: must be above 0 and finite"),
-    ("streams.docs.weight=heavy", "config.streams.docs.weight: expected a number, got 'heavy'"),
+    ("streams.docs.weight=heavy", "config.streams.docs.weight: expected a number or a list, got 'heavy'"),
+    ("streams.docs.weight=()", "config.streams.docs.weight=(): must be 0 or more, one of them above 0, and finite"),
+    ("streams.docs.weight=((0,1),(9,-1))", "config.streams.docs.weight=((0, 1.0), (9, -1.0)): must be 0 or more"),
+    ("streams.docs.weight=((0,0),(9,0))", "config.streams.docs.weight=((0, 0.0), (9, 0.0)): must be 0 or more, one"),
+    ("streams.docs.weight=((0,1,2),)", "config.streams.docs.weight: expected 2 values, got (0, 1, 2)"),
+    ("streams.docs.weight=((5,1),)", "config.streams.docs.weight=((5, 1.0),): stages must begin at step 0"),
+    ("streams.docs.weight=((0,1),(5,2),(5,3))", "config.streams.docs.weight=((0, 1.0), (5, 2.0), (5, 3.0)): stages must"),
+    ("streams.docs.weight=((0,1),(-5,2))", "config.streams.docs.weight=((0, 1.0), (-5, 2.0)): stages must begin at"),
+    ("streams.docs.weight=((0,1),(200,2))", "config.streams.docs.weight=((0, 1.0), (200, 2.0)): stages must begin at step 0"),
+    ("streams.docs.weight=((0,1),('2 epochs',2))", "config.streams.docs.weight='2 epochs': expected a whole number of steps"),
     ("streams.docs.weihgt=2", "config.streams.docs.weihgt: unknown setting; did you mean 'weight'?"),
     ("streams.docs=none", "config.streams.docs: expected settings by name, got None"),
     ("task=mlm", "config.streams: set together with config.task or config.data"),
@@ -222,6 +231,28 @@ def test_bad_overrides_are_one_clear_line(override, start, more):
 def test_bad_streams_are_one_clear_line(override, line):
   with pytest.raises(ConfigError) as error:
     config.load(MIX, [tuple(override.split("=", 1))])
+  assert str(error.value).startswith(line)
+
+
+def test_weights_in_stages_become_steps():
+  weights = [("streams.docs.weight", "((0, 3), ('25%', 1), ('20k tokens', 0))"), ("streams.module.weight", "2")]
+  cfg = config.load(MIX, [*weights, ("total_steps", 200), ("batch_size", 4), ("seq_len", 50)])
+  assert config.weight_stages(cfg) == {"docs": ((0, 3.0), (50, 1.0), (100, 0.0)), "module": ((0, 2.0),)}
+  assert config.from_dict(json.loads(json.dumps(config.to_dict(cfg)))) == cfg
+  docs = config.weight_stages(cfg)["docs"]
+  assert [config.weight_at(docs, step) for step in (0, 49, 50, 99, 100, 199)] == [3.0, 3.0, 1.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+  ("overrides", "line"),
+  [
+    ({"streams.module.weight": ((0, 1), (9, 0))}, "config.streams: no stream has a weight above 0 from step 9 on"),
+    ({"total_steps": "3 epochs"}, "config.total_steps='3 epochs': an epoch has no fixed length where weights"),
+  ],
+)
+def test_stages_that_leave_nothing_or_no_epoch_are_refused(overrides, line):
+  with pytest.raises(ConfigError) as error:
+    config.load(MIX, {"streams.docs.weight": ((0, 1), (9, 0)), **overrides})
   assert str(error.value).startswith(line)
 
 
