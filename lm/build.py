@@ -79,13 +79,13 @@ def _assemble(
   accumulation = _accumulation(cfg, sharding.num_batch_shards(mesh))
 
   source, tasks = _make_tasks(cfg, architecture, tok)
-  keys = _task_keys(tasks)
+  keys, stages = _task_keys(tasks), config.weight_stages(cfg)
   hosts = Hosts(jax.process_index(), jax.process_count(), cfg.cache_deadline)
 
   @functools.cache
   def load(name: str, split: str) -> StreamData:
     built = store.build(source(name, split), tok, tasks[name], cache_dir(cfg), hosts=hosts)
-    return StreamData(name=name, key=keys[name], task=tasks[name], store=built, tok=tok, weight=cfg.all_streams[name].weight)
+    return StreamData(name=name, key=keys[name], task=tasks[name], store=built, tok=tok, stages=stages[name])
 
   streams = tuple(load(name, "train") for name in tasks)
   seed = cfg.seed if cfg.data_seed is None else cfg.data_seed

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lm.config import ConfigError
+from lm.config import ConfigError, weight_at
 from lm.data import plan as plans
+from lm.data import plan_file
 from lm.data.corrupt import Noise, ranges
 from lm.data.mix import Mixture
 from lm.data.plan import Plan
@@ -21,18 +22,22 @@ from lm.shapes import INPUT_FIELDS, INPUTS, Batch
 
 EMPTY = -1  # the row of a batch that holds nothing
 PARTNER = 8  # the draw of the noise that pairs sequences
+SAMPLE = 256  # rows that are corrupted to say how full they are then
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamData:
-  """One stream's stored corpus. key: where its task's arrays stand in a batch. weight: its share of rows."""
+  """One stream's stored corpus.
+
+  key: where its task's arrays stand in a batch. stages: (first step, weight), its share of rows from there on.
+  """
 
   name: str
   key: str
   task: Any
   store: Store
   tok: Tokenizer
-  weight: float = 1.0
+  stages: tuple[tuple[int, float], ...] = ((0, 1.0),)
 
 
 class Rows:
@@ -44,7 +49,8 @@ class Rows:
     shift = max(field.shift for field in task.fields.values())
     lengths = np.maximum(store.lengths - shift, 0)
     cost = lambda lengths_N: np.maximum(task.row_cost(lengths_N), lengths_N)  # a row also has to hold what is stored
-    self.plan: Plan = plans.pack(lengths, seq_len, seed, cost) if task.packed else plans.pad(lengths, seq_len, cost)
+    packed = lambda: plan_file.pack(store.path, lengths, seq_len, seed, cost)
+    self.plan: Plan = packed() if task.packed else plans.pad(lengths, seq_len, cost)
     if any(field.partner for field in task.fields.values()) and store.num_sequences < 2:
       raise ConfigError(f"stream {stream.name!r}: one sequence only, and the task pairs it with another")
     if not self.plan.num_rows:
@@ -55,6 +61,11 @@ class Rows:
     widest = seq_len if counts is None else int(self.plan.row_sums(counts).max())
     self.width = min(-(-widest // 8) * 8, seq_len) if counts is not None else seq_len
     self._columns = {c: (store.values(c), np.asarray(store.offsets(c))) for c in store.columns}
+
+  def filled(self) -> float:
+    """Share of the positions of the first SAMPLE rows that are no padding after the corruption of epoch 0."""
+    numbers = np.arange(min(SAMPLE, self.plan.num_rows))
+    return float((self.read(numbers, np.zeros_like(numbers), self.seq_len)["segment_ids"] > 0).mean())
 
   def read(self, rows: np.ndarray, epochs: np.ndarray, length: int) -> dict[str, np.ndarray]:
     """The task's arrays of these rows [R, length], corrupted, with tokens, segment_ids and positions among them.
@@ -125,7 +136,8 @@ class Loader:
       raise ConfigError(f"config.length_buckets={buckets}: packed rows are always full; leave it ()")
     if buckets and len(self._streams) > 1:
       raise ConfigError(f"config.length_buckets={buckets}: rows of several streams share one length; leave it ()")
-    self._mixture = Mixture([stream.weight for stream in streams])
+    steps = sorted({step for stream in streams for step, _ in stream.stages})
+    self._mixture = Mixture([(step * batch_size, [weight_at(stream.stages, step) for stream in streams]) for step in steps])
     self._rows = [Rows(stream, seq_len, seed) for stream in streams]
     self._orders = [_make_order(seed, i, rows.plan.num_rows) for i, rows in enumerate(self._rows)]
     self._buckets = _Buckets(self._rows[0].room, batch_size, buckets) if buckets else None
@@ -135,8 +147,11 @@ class Loader:
     """Rows until the first stream has been read once (batches times their size where rows stand in buckets)."""
     if self._buckets:
       return self._buckets.num_batches * self._batch_size
-    shares = np.array([stream.weight for stream in self._streams])
-    return int(np.ceil(min(rows.plan.num_rows / share for rows, share in zip(self._rows, shares / shares.sum(), strict=True))))
+    return self._mixture.rows_until([rows.plan.num_rows for rows in self._rows])
+
+  def streams_of(self, step: int) -> np.ndarray:
+    """Which stream each row of a step's global batch belongs to, by its number, [B]."""
+    return self._mixture.locate(step * self._batch_size + np.arange(self._batch_size))[0]
 
   def batch(self, step: int, rows: slice = slice(None)) -> Batch:
     """The global batch of a step (from 0), or some of its rows."""
@@ -163,20 +178,26 @@ class Loader:
     return [self._assemble(wanted, np.zeros_like(wanted), nothing, np.zeros_like(wanted), n) for n in lengths]
 
   def report(self) -> str:
-    """A line per stream: rows, how much of them is real tokens, what was split or cut."""
-    lines = []
+    """A table with a line per stream: what it holds, how it was packed, and which share of the positions is no padding.
+
+    Where corruption adds symbols, `corrupted` is the share then, of SAMPLE rows.
+    """
+    adds = any((rows.room > rows.plan.row_lengths).any() for rows in self._rows)
+    heads = ["data", "sequences", "split", "cut", "tokens", f"rows of {self._seq_len}", "pieces per row", "real"]
+    lines = [heads + ["corrupted"] * adds]
     for stream, rows in zip(self._streams, self._rows, strict=True):
       plan, num_tokens = rows.plan, int(rows.plan.row_lengths.sum())
       space = self._buckets.num_tokens if self._buckets else plan.num_rows * self._seq_len
-      cut = f"{plan.num_split:,} split" if stream.task.packed else f"{plan.num_truncated:,} cut"
-      lines.append(
-        f"data {stream.name}: {stream.store.num_sequences:,} sequences ({cut}), {num_tokens:,} tokens in "
-        f"{plan.num_rows:,} rows of {self._seq_len}, {num_tokens / space:.1%} real"
-      )
-    return "\n".join(lines)
+      counts = [stream.store.num_sequences, plan.num_split, plan.num_truncated, num_tokens, plan.num_rows]
+      shares = [f"{len(plan.sequence) / plan.num_rows:.1f}", f"{num_tokens / space:.1%}"]
+      lines.append([stream.name, *(f"{count:,}" for count in counts), *shares, *[f"{rows.filled():.1%}"] * adds])
+    return aligned(lines)
 
   def _assemble(self, wanted, stream, numbers, epochs, length) -> Batch:
-    """Rows read per stream, scattered to their places; a task's arrays are zero in rows of other tasks."""
+    """Rows read per stream, scattered to their places; a task's arrays are zero in rows of other tasks.
+
+    Streams of one task share its arrays, among them then `stream` [B]: which of them, by rank, a row is of.
+    """
     batch: dict[str, dict[str, np.ndarray]] = {INPUTS: {"row": wanted.astype(np.int32)}}
     for i, source in enumerate(self._rows):
       mine = np.flatnonzero(stream == i)
@@ -188,6 +209,10 @@ class Loader:
           part[name] = np.pad(part[name], [(0, s - p) for s, p in zip(shape, part[name].shape, strict=True)])
         whole = part.setdefault(name, np.zeros(shape, values.dtype))
         whole[(mine, *(slice(size) for size in values.shape[1:]))] = values
+    keys = [other.key for other in self._streams]
+    for key in {key for key in keys if keys.count(key) > 1}:
+      ranks = np.cumsum([other == key for other in keys]) - 1
+      batch[key]["stream"] = np.where(np.array([other == key for other in keys])[stream], ranks[stream], 0).astype(np.int32)
     return batch
 
 
@@ -259,3 +284,10 @@ class _Buckets:
 def _make_order(seed: int, stream: int, num_rows: int) -> Callable[[int], np.ndarray]:
   """From an epoch to the order of a stream's rows; the two last are kept, as a batch may stand across two epochs."""
   return functools.lru_cache(maxsize=2)(lambda epoch: np.random.default_rng([seed, stream, epoch]).permutation(num_rows))
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+  """Cells in columns, the first of each line to the left and the others to the right."""
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  first, *rest = ["{:<%d}" % widths[0], *("{:>%d}" % width for width in widths[1:])]
+  return "\n".join("  ".join([first, *rest]).format(*line) for line in lines)

@@ -24,7 +24,7 @@ LABELS = tuple("ab"[i % 2] for i in range(53))
 
 def make_stream(task, tmp_path, name="main", weight=1.0):
   source = Memory(texts=TEXTS, text_labels=LABELS if isinstance(task, Classify) else ())
-  return StreamData(name, name, task, store.build(source, Bytes(), task, tmp_path), Bytes(), weight)
+  return StreamData(name, name, task, store.build(source, Bytes(), task, tmp_path), Bytes(), ((0, weight),))
 
 
 def make_loader(kind, tmp_path, seed=0):
@@ -215,7 +215,7 @@ def test_public_text_fills_99_percent_of_512_tokens(name, column, task, data_dir
   source = Text(path=str(data_dir / name), text=column)
   stream = StreamData("main", "main", task, store.build(source, Bytes(), task, tmp_path), Bytes())
   loader = Loader([stream], batch_size=64, seq_len=512)
-  share = float(loader.report().split()[-2].removesuffix("%"))
+  share = float(loader.report().split()[-1].removesuffix("%"))
   assert 99 <= share <= 100
   segments = np.concatenate([loader.batch(step)["inputs"]["segment_ids"] for step in range(10)])
   assert (segments > 0).mean() >= 0.99
