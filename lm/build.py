@@ -102,7 +102,9 @@ def _assemble(
   heads = tuple(sorted(dict(head for task in by_key.values() for head in task.heads).items()))
   dtype = device.compute_dtype(cfg.dtype, mesh.devices.flat[0])
   model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll)
-  objective = Objective(model, tuple(by_key.items()), peft.intercept, cfg.loss_chunk)
+  sharing = {key: tuple(name for name in keys if keys[name] == key) for key in by_key}
+  several = tuple((key, names) for key, names in sharing.items() if len(names) > 1)
+  objective = Objective(model, tuple(by_key.items()), peft.intercept, cfg.loss_chunk, several)
   program = make_program(Spec(model, objective, peft, optimizer, total_steps, accumulation, mesh))
   return Run(
     config=cfg,

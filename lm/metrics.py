@@ -1,6 +1,7 @@
 """Metrics as (sum, weight) pairs, divided once at the end; and host metrics over all predictions of a split."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +16,28 @@ def add(totals: dict[str, float], parts: Mapping[str, float]) -> None:
   """Adds parts to totals in place, in float64."""
   for name, value in parts.items():
     totals[name] = totals.get(name, 0.0) + float(value)
+
+
+@dataclasses.dataclass
+class Streams:
+  """What the streams of a run gave. A rare one is not in every batch, so their means are over the steps since the last line."""
+
+  tokens: dict[str, int]  # by stream, since the start of the run
+  sums: dict[str, float] = dataclasses.field(default_factory=dict)  # by '<stream>/<name>', since the last line
+  weights: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  def add(self, sums: Mapping[str, float], weights: Mapping[str, float], tokens: Sequence[int]) -> None:
+    """One step. tokens: of each stream."""
+    add(self.sums, sums)
+    add(self.weights, weights)
+    for stream, count in zip(self.tokens, tokens, strict=True):
+      self.tokens[stream] += count
+
+  def read(self) -> dict[str, float]:
+    """'<stream>/<name>' means since this was last asked, and '<stream>/tokens' of the run so far."""
+    found = divide(self.sums, self.weights) | {f"{stream}/tokens": count for stream, count in self.tokens.items()}
+    self.sums, self.weights = {}, {}
+    return found
 
 
 def is_better(name: str, value: float, than: float) -> bool:

@@ -147,9 +147,10 @@ def architecture_changes(run: Run, workdir: Path) -> list[tuple[str, Any, Any]]:
 
 
 def check_schedule(run: Run, workdir: Path, step: int, accept_changes: bool = False) -> None:
-  """Refuses another `total_steps`, unless it is larger and the learning rates of the steps taken so far stay what they were.
+  """Refuses another `total_steps`, unless it is larger and the steps taken so far stay what they were.
 
-  They stay under a constant schedule, and before the decay of wsd, where the warm-up is in steps.
+  Learning rates stay under a constant schedule, and before the decay of wsd, where the warm-up is in steps; the weights of
+  streams where their stages are in steps.
   """
   before = read_json(workdir / "manifest.json").get("total_steps", run.total_steps)
   if before == run.total_steps or accept_changes:
@@ -157,6 +158,10 @@ def check_schedule(run: Run, workdir: Path, step: int, accept_changes: bool = Fa
   words = f"total_steps: {before} -> {run.total_steps}"
   if run.total_steps < before:
     raise _another(workdir, words)
+  now, then = (config.weight_stages(dataclasses.replace(run.config, total_steps=n)) for n in (run.total_steps, before))
+  so_far = lambda stages: [(first, weight) for first, weight in stages if first < step]
+  for name in (name for name in now if so_far(now[name]) != so_far(then[name])):
+    raise _another(workdir, f"{words} changes config.streams.{name}.weight of the {step} steps taken")
   taken = np.arange(step)
   optimizer = run.program.spec.optimizer
   if not np.array_equal(np.asarray(optimizer.make_schedule(before)(taken)), np.asarray(run.schedule(taken))):

@@ -161,12 +161,12 @@ def _find_origin(run: Run, workdir: Path, accept_changes: bool) -> _Origin:
 class _Taken(NamedTuple):
   """How far a run is. One value, so that an interruption finds a state, its number of steps and what is pending together.
 
-  pending: (step, its metrics, its tokens) of steps whose metrics were not read yet.
+  pending: (step, its metrics, its tokens by stream) of steps whose metrics were not read yet.
   """
 
   number: int
   state: TrainState
-  pending: tuple[tuple[int, dict[str, Any], int], ...] = ()
+  pending: tuple[tuple[int, dict[str, Any], np.ndarray], ...] = ()
 
 
 @dataclasses.dataclass
@@ -185,11 +185,15 @@ class _Loop:
     self.rng = self.run.noise_rng
     self.best_metric = evaluate.best_metric(self.run.config.best_metric, self.evaluators)
     self.tokens = 0
+    self.streams = metrics.Streams(dict.fromkeys(self.run.config.all_streams, 0))
     self.window = (time.perf_counter(), 0, 0.0)  # since the last progress line: time, tokens, data wait
 
   def resume(self, progress: dict[str, Any]) -> None:
-    """Goes on counting tokens and seconds where the checkpoint left them."""
+    """Goes on counting tokens, seconds and what streams gave where the checkpoint left them."""
     self.tokens = progress.get("tokens", 0)
+    known = progress.get("streams", {"tokens": {}})
+    if known["tokens"].keys() == self.streams.tokens.keys():
+      self.streams = metrics.Streams(**known)
     for name, seconds in progress.get("seconds", {}).items():
       self.clock.seconds[name] = self.clock.seconds.get(name, 0.0) + seconds
     self.window = (time.perf_counter(), self.tokens, self.clock.seconds.get("data wait", 0.0))
@@ -209,8 +213,9 @@ class _Loop:
   def step(self, batch: Batch) -> None:
     """Dispatches one step, then reads the metrics of the step before."""
     with self.clock("train"):
-      placed, num_tokens = sharding.place(batch, self.run.mesh), int(np.count_nonzero(batch[INPUTS]["segment_ids"]))
       number, state, pending = self.taken
+      placed, tokens_B = sharding.place(batch, self.run.mesh), np.count_nonzero(batch[INPUTS]["segment_ids"], axis=1)
+      num_tokens = np.bincount(self.run.loader.streams_of(number), tokens_B, len(self.streams.tokens)).astype(int)
       state, result = self.run.program.train(state, placed, self.rng)
       self.taken = _Taken(number + 1, state, (*pending, (number, result, num_tokens)))
       self.flush(keep=1)
@@ -226,7 +231,8 @@ class _Loop:
         raise FloatingPointError(f"step {step + 1}: loss is {loss}; the last checkpoint is from before that")
       self.losses.write(step, loss)
       self.taken = self.taken._replace(pending=self.taken.pending[1:])
-      self.tokens += num_tokens
+      self.tokens += int(num_tokens.sum())
+      self.streams.add(values["sums"], values["weights"], num_tokens.tolist())
       if (step + 1) % self.run.config.log_every == 0 or step + 1 == self.run.total_steps:
         self._log(step + 1, float(loss), values)
 
@@ -266,6 +272,7 @@ class _Loop:
     with self.clock("checkpoint"):
       self.losses.flush()
       progress = {"tokens": self.tokens, "seconds": dict(self.clock.seconds), "tasks": self.run.described_tasks}
+      progress["streams"] = dataclasses.asdict(self.streams)
       self.checkpoints.save(self.taken.number, self.taken.state, self.run.saves_frozen, progress)
 
   def summarise(self, status: str, history: record.History) -> dict[str, Any]:
@@ -293,9 +300,9 @@ class _Loop:
     elapsed = max(now - self.window[0], 1e-9)
     rate, wait_share = (self.tokens - self.window[1]) / elapsed, (waited - self.window[2]) / elapsed
     self.window = (now, self.tokens, waited)
-    means = metrics.divide(values["sums"], values["weights"])
-    if len(self.run.tasks) == 1:
-      means = {name.split("/", 1)[1]: value for name, value in means.items()}
+    means = self.streams.read()
+    if len(self.streams.tokens) == 1:
+      means = {name.split("/", 1)[1]: value for name, value in metrics.divide(values["sums"], values["weights"]).items()}
     mfu = self._utilisation(rate)
     learning_rate = float(self.run.schedule(done - 1))
     scalars = means | {"loss": loss, "grad_norm": float(values["grad_norm"]), "learning_rate": learning_rate}

@@ -1,7 +1,11 @@
-"""The tasks of a run as one objective: sums, denominators and coefficients over one batch, by '<task>/<name>'."""
+"""The tasks of a run as one objective: sums, denominators and coefficients over one batch, by '<task>/<name>'.
+
+Streams of one task share its arrays and one pass through its head. Their sums are there apart, by '<stream>/<name>', and
+together by '<stream>+<stream>/<name>', which is what is minimised.
+"""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,20 +16,27 @@ from lm.shapes import INPUTS, Batch
 from lm.tasks.forward import Forward
 from lm.tasks.task import Task
 
+TaskFunction = Callable[[Task, dict[str, Any]], dict[str, Any]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """tasks: (key of the task's arrays in the batch, task). intercept: the PEFT method's, entered inside the trace."""
+  """tasks: (key of the task's arrays in the batch, task). intercept: the PEFT method's, entered inside the trace.
+
+  streams: (key, names of its streams) of each task that has several.
+  """
 
   model: Model
   tasks: tuple[tuple[str, Task], ...]
   intercept: Intercept | None = None
   loss_chunk: int = 0
+  streams: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
   @property
   def coefficients(self) -> dict[str, float]:
     """Weight in the total loss, of the names that have one."""
-    of_tasks = {f"{key}/{name}": value for key, task in self.tasks for name, value in task.coefficients.items()}
+    labels = {key: "+".join(names) for key, names in self.streams}
+    of_tasks = {f"{labels.get(k, k)}/{name}": value for k, task in self.tasks for name, value in task.coefficients.items()}
     return of_tasks | self._router_weights
 
   def denominators(self, batch: Batch) -> dict[str, jax.Array]:
@@ -45,11 +56,12 @@ class Objective:
   def predict(self, params: dict, batch: Batch) -> dict[str, jax.Array]:
     """Per-row predictions, by '<task>/<name>'."""
     forward = self._forward(params)
-    return self._collect(lambda task, view: task.predict(forward.for_head(task.head), view), batch)
+    one = dataclasses.replace(self, streams=())
+    return one._collect(lambda task, view: task.predict(forward.for_head(task.head), view), batch)
 
   def only(self, key: str) -> "Objective":
     """The objective of one of the tasks, for evaluation of one stream."""
-    return dataclasses.replace(self, tasks=tuple((k, task) for k, task in self.tasks if k == key))
+    return dataclasses.replace(self, tasks=tuple((k, task) for k, task in self.tasks if k == key), streams=())
 
   @property
   def _router_weights(self) -> dict[str, float]:
@@ -61,9 +73,24 @@ class Objective:
   def _forward(self, params: dict) -> Forward:
     return Forward(self.model, params, self.intercept, loss_chunk=self.loss_chunk)
 
-  def _collect(self, function, batch: Batch) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+  def _collect(self, function: TaskFunction, batch: Batch) -> dict[str, Any]:
+    several, found = dict(self.streams), {}
     for key, task in self.tasks:
-      view: Mapping[str, Any] = {**batch[INPUTS], **batch[key]}
-      found |= {f"{key}/{name}": value for name, value in function(task, view).items()}
+      view, names = {**batch[INPUTS], **batch[key]}, several.get(key, ())
+      values = {key: function(task, view)} if not names else _apart(function, task, view, names)
+      found |= {f"{label}/{name}": value for label, part in values.items() for name, value in part.items()}
     return found
+
+
+def _apart(function: TaskFunction, task: Task, view: dict[str, Any], names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+  """Additive values of each stream's rows, and of all of them. Only weights are copied: the model and its head run once."""
+  weights = {name: value for name, value in view.items() if name.endswith("weights")}
+  assert weights, f"{task}: without weights its streams cannot be told apart"
+
+  def of_stream(stream: jax.Array) -> dict[str, Any]:
+    mine_B = view["stream"] == stream
+    return function(task, view | {name: x * mine_B.reshape(-1, *[1] * (x.ndim - 1)) for name, x in weights.items()})
+
+  apart = jax.vmap(of_stream)(jnp.arange(len(names)))
+  of = {stream: jax.tree.map(lambda x, i=i: x[i], apart) for i, stream in enumerate(names)}
+  return of | {"+".join(names): jax.tree.map(lambda x: x.sum(0), apart)}
