@@ -175,7 +175,7 @@ def weight_stages(cfg: Config) -> dict[str, tuple[tuple[int, float], ...]]:
     ConfigError: stages that do not rise from step 0 to before the last, a weight below 0, a stage without a stream.
   """
   streams = cfg.all_streams
-  if all(isinstance(stream.weight, float) for stream in streams.values()):
+  if not any(isinstance(stream.weight, tuple) for stream in streams.values()):
     return {name: _stages(f"config.streams.{name}.weight", stream.weight, {}) for name, stream in streams.items()}
   if "epoch" in str(cfg.total_steps):
     raise ConfigError(
@@ -197,10 +197,10 @@ def weight_at(stages: tuple[tuple[int, float], ...], step: int) -> float:
 
 
 def _stages(setting: str, value: Weight, units: dict[str, int]) -> tuple[tuple[int, float], ...]:
-  stages = ((0, value),) if isinstance(value, float) else value
+  stages = value if isinstance(value, tuple) else ((0, value),)
   weights = [weight for _, weight in stages]
   if any(not 0 <= weight < math.inf for weight in weights) or not any(weights):
-    least = "above 0" if isinstance(value, float) else "0 or more, one of them above 0,"
+    least = "0 or more, one of them above 0," if isinstance(value, tuple) else "above 0"
     raise ConfigError(f"{setting}={value}: must be {least} and finite")
   found = tuple((steps(first, setting, **units) if first else 0, weight) for first, weight in stages)
   firsts, end = [first for first, _ in found], units.get("total_steps", 1)

@@ -289,5 +289,5 @@ def _make_order(seed: int, stream: int, num_rows: int) -> Callable[[int], np.nda
 def aligned(lines: Sequence[Sequence[str]]) -> str:
   """Cells in columns, the first of each line to the left and the others to the right."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  first, *rest = ["{:<%d}" % widths[0], *("{:>%d}" % width for width in widths[1:])]
-  return "\n".join("  ".join([first, *rest]).format(*line) for line in lines)
+  cells = lambda line: [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+  return "\n".join("  ".join(cells(line)) for line in lines)
