@@ -88,9 +88,7 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
       tracker.say(f"interrupted: saved step {loop.taken.number} of {run.total_steps}; the same command continues from there")
     with clock("checkpoint"):
       checkpoints.wait()
-    summary = loop.summarise(status, history)
-    write_json(workdir / "summary.json", summary)
-  return summary
+    return loop.finish(status, history, workdir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,8 +273,14 @@ class _Loop:
       progress["streams"] = dataclasses.asdict(self.streams)
       self.checkpoints.save(self.taken.number, self.taken.state, self.run.saves_frozen, progress)
 
-  def summarise(self, status: str, history: record.History) -> dict[str, Any]:
-    """The contents of summary.json."""
+  def finish(self, status: str, history: record.History, workdir: Path) -> dict[str, Any]:
+    """Writes summary.json, says where the time went, and returns what it wrote."""
+    summary = self._summarise(status, history)
+    write_json(workdir / "summary.json", summary)
+    self.tracker.say(_describe_time(summary))
+    return summary
+
+  def _summarise(self, status: str, history: record.History) -> dict[str, Any]:
     last, best = history.summary()
     seconds = self.clock.seconds
     names = ("start-up", "compile", "train", "eval", "checkpoint", "data wait")
@@ -333,6 +337,14 @@ def _describe(run: Run, manifest: dict[str, Any], origin: _Origin) -> str:
       f"steps: {run.total_steps}; starts from {origin.words}",
     ]
   )
+
+
+def _describe_time(summary: dict[str, Any]) -> str:
+  """The line a run ends with: its speed, and where its time went."""
+  seconds = summary["time"]
+  share = seconds["data wait"] / max(seconds["train"] + seconds["data wait"], 1e-9)
+  spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+  return f"{summary['tokens_per_sec']:,.0f} tokens/s, {share:.2%} of the time of steps was waiting for data; {spent}"
 
 
 def _peak_memory() -> int:

@@ -126,13 +126,15 @@ def test_seeds_share_one_executable():
   assert make_run(seed=1).program is not make_run(seed=1, total_steps=11).program
 
 
-def test_summary_has_the_names_that_tools_read(tmp_path):
+def test_summary_has_the_names_that_tools_read(tmp_path, capsys):
   summary = train.train(make_run(total_steps=4), tmp_path)
   expected = {"status", "step", "metrics", "best", "params", "tokens", "tokens_per_sec", "peak_memory_bytes", "time"}
   assert expected | {"loss_sha256", "params_sha256"} == summary.keys()
   assert summary["time"].keys() == {"start-up", "compile", "train", "eval", "checkpoint", "data wait"}
   assert {"eval/validation/loss", "eval/validation/bits_per_byte"} <= summary["metrics"].keys()
   assert summary["params"]["total"] == summary["params"]["trainable"] > 0
+  waited = summary["time"]["data wait"] / (summary["time"]["train"] + summary["time"]["data wait"])
+  assert f"{waited:.2%} of the time of steps was waiting for data" in capsys.readouterr().err
 
 
 def test_fine_tuning_starts_from_the_base_and_keeps_it_frozen(tmp_path):

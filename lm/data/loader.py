@@ -289,5 +289,8 @@ def _make_order(seed: int, stream: int, num_rows: int) -> Callable[[int], np.nda
 def aligned(lines: Sequence[Sequence[str]]) -> str:
   """Cells in columns, the first of each line to the left and the others to the right."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  cells = lambda line: [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+  cells = lambda line: [
+    line[0].ljust(widths[0]),
+    *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+  ]
   return "\n".join("  ".join(cells(line)) for line in lines)

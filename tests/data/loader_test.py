@@ -1,5 +1,6 @@
 """Batches are a pure function of the step; hosts read the same rows; an epoch holds everything once."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -206,16 +207,55 @@ def test_an_epoch_ends_when_the_first_stream_has_been_read(tmp_path):
   assert make_loader("mixture", tmp_path).rows_per_epoch == min(ends)
 
 
+def table(report):
+  """Cells of the report by the heads of their columns, a dict for each stream."""
+  heads, *lines = [re.split(r"  +", line.strip()) for line in report.splitlines()]
+  return [dict(zip(heads, line, strict=True)) for line in lines]
+
+
+def test_the_report_says_how_each_stream_is_packed(tmp_path):
+  texts = ("x" * 70, "y" * 9, "z" * 9)
+  stored = lambda task: store.build(Memory(texts=texts, text_labels=("a", "b", "a")), Bytes(), task, tmp_path)
+  tasks = {"docs": Mlm(), "kind_of_text": Classify(("a", "b"))}
+  loader = Loader([StreamData(k, k, v, stored(v), Bytes()) for k, v in tasks.items()], batch_size=8, seq_len=32)
+  docs, kind = table(loader.report())
+  assert docs == {
+    "data": "docs",
+    "sequences": "3",
+    "split": "1",
+    "cut": "0",
+    "tokens": "94",
+    "rows of 32": "3",
+    "pieces per row": "1.7",
+    "real": "97.9%",
+  }
+  assert (kind["data"], kind["cut"], kind["tokens"], kind["real"]) == ("kind_of_text", "1", "54", "56.2%")
+  assert len({len(line) for line in loader.report().splitlines()}) == 1
+
+
+def test_the_report_says_how_full_rows_are_after_corruption(tmp_path):
+  loader = make_loader("denoisers", tmp_path)
+  found = table(loader.report())
+  for cells, stream in zip(found, (0, 1), strict=True):
+    rows = loader._rows[stream]
+    real = rows.read(np.arange(rows.plan.num_rows), np.zeros(rows.plan.num_rows, int), 32)["segment_ids"] > 0
+    assert cells["corrupted"] == f"{real.mean():.1%}"
+  assert found[1]["corrupted"] > found[1]["real"]  # sentinels
+  assert "corrupted" not in make_loader("mixture", tmp_path).report()
+
+
 @pytest.mark.parametrize("task", [Causal(), Mlm()])
-@pytest.mark.parametrize(
-  ("name", "column"),
-  [("wikitext-2/train.txt", "text"), ("pretrain_text/c4_demo.jsonl", "text"), ("tnews/train.json", "sentence")],
-)
-def test_public_text_fills_99_percent_of_512_tokens(name, column, task, data_dir, tmp_path):
-  source = Text(path=str(data_dir / name), text=column)
+@pytest.mark.parametrize("name", ["wikitext-2", "c4", "tnews", "sst2"])
+def test_public_text_fills_99_percent_of_512_tokens(name, task, data_dir, tmp_path):
+  files = {"wikitext-2": "wikitext-2/train.txt", "c4": "pretrain_text/c4_demo.jsonl", "tnews": "tnews/train.json"}
+  if name == "sst2":  # sentences before a tab, without a head
+    lines = (data_dir / "sst2/train.tsv").read_text().splitlines()
+    source = Memory(texts=tuple(line.split("\t")[0] for line in lines))
+  else:
+    source = Text(path=str(data_dir / files[name]), text="sentence" if name == "tnews" else "text")
   stream = StreamData("main", "main", task, store.build(source, Bytes(), task, tmp_path), Bytes())
   loader = Loader([stream], batch_size=64, seq_len=512)
-  share = float(loader.report().split()[-1].removesuffix("%"))
-  assert 99 <= share <= 100
+  [cells] = table(loader.report())
+  assert 99 <= float(cells["real"].removesuffix("%")) <= 100
   segments = np.concatenate([loader.batch(step)["inputs"]["segment_ids"] for step in range(10)])
   assert (segments > 0).mean() >= 0.99
