@@ -3,7 +3,8 @@
 python -m lm.main --config=configs/tiny_mix.py --workdir=runs/tiny_mix
 
 Three rows of every four are packed documents for the masked task, one is a docstring with its module. Loss and metrics
-are per task: train/docs/loss, train/module/accuracy, eval/module_validation/macro_f1.
+are per stream: train/docs/loss, train/module/accuracy, eval/module_validation/macro_f1. Weights may change on the way:
+--config.streams.docs.weight="((0, 3), ('50%', 1))".
 """
 
 from configs import tiny_mlm

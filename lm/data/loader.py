@@ -63,8 +63,8 @@ class Rows:
     self._columns = {c: (store.values(c), np.asarray(store.offsets(c))) for c in store.columns}
 
   def filled(self) -> float:
-    """Share of the positions of the first SAMPLE rows that are no padding after the corruption of epoch 0."""
-    numbers = np.arange(min(SAMPLE, self.plan.num_rows))
+    """Share of the positions that are no padding after the corruption of epoch 0, of SAMPLE rows all over the plan."""
+    numbers = np.linspace(0, self.plan.num_rows - 1, min(SAMPLE, self.plan.num_rows)).astype(np.int64)
     return float((self.read(numbers, np.zeros_like(numbers), self.seq_len)["segment_ids"] > 0).mean())
 
   def read(self, rows: np.ndarray, epochs: np.ndarray, length: int) -> dict[str, np.ndarray]:
@@ -289,8 +289,5 @@ def _make_order(seed: int, stream: int, num_rows: int) -> Callable[[int], np.nda
 def aligned(lines: Sequence[Sequence[str]]) -> str:
   """Cells in columns, the first of each line to the left and the others to the right."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  cells = lambda line: [
-    line[0].ljust(widths[0]),
-    *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
-  ]
-  return "\n".join("  ".join(cells(line)) for line in lines)
+  right = lambda line: [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+  return "\n".join("  ".join([line[0].ljust(widths[0]), *right(line)]) for line in lines)
