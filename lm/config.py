@@ -351,9 +351,7 @@ def _by_name(setting: str, value: Any, kind: Any) -> tuple[tuple[str, Any], ...]
 def _checked(cfg: Config) -> Config:
   """The config if every value is in range."""
   least = {"seq_len": 2, "seed": 0, "init_seed": 0, "data_seed": 0, "loss_chunk": 0}
-  least |= dict.fromkeys(
-    ("batch_size", "keep_checkpoints", "log_every", "max_device_tokens", "scan_unroll", "cache_deadline"), 1
-  )
+  least |= dict.fromkeys(("batch_size", "keep_checkpoints", "log_every", "max_device_tokens", "scan_unroll"), 1)
   least |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every", "cache_deadline"), 1)
   for name, bound in least.items():
     value = getattr(cfg, name)

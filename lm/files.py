@@ -1,6 +1,9 @@
-"""JSON files that are written whole or not at all."""
+"""JSON files and folders that are written whole or not at all."""
 
+import contextlib
 import json
+import shutil
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,23 @@ def write_json(path: Path, value: Any) -> None:
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text(json.dumps(value, indent=2) + "\n")
   temporary.replace(path)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, setting: str) -> Generator[Path]:
+  """Makes a folder to write into, which is removed in the end unless it was renamed to its place.
+
+  Raises:
+    ConfigError: it cannot be made; `setting` is what the line begins with.
+  """
+  try:
+    path.mkdir(parents=True)
+  except OSError as error:
+    raise ConfigError(f"{setting} cannot be written ({error.strerror})") from error
+  try:
+    yield path
+  finally:
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import dataclasses
 import gzip
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -176,16 +175,9 @@ def _created(path: Path) -> Generator[Any, None, None]:
 @contextlib.contextmanager
 def _written_at_once(output: Path) -> Generator[Path, None, None]:
   """A folder beside the place, renamed when everything is in it; after an error, or if the place is taken, it is removed."""
-  temporary = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
-  try:
-    temporary.mkdir(parents=True)
-  except OSError as error:
-    raise ConfigError(f"output={str(output)!r}: cannot be written ({error.strerror})") from error
-  try:
+  with files.new_folder(output.with_name(f".{output.name}.{uuid.uuid4().hex}"), f"output={str(output)!r}:") as temporary:
     yield temporary
     try:
       os.rename(temporary, output)  # not onto a folder that holds something
     except OSError as error:
       raise ConfigError(f"output={str(output)!r}: exists by now; nothing is overwritten") from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)

@@ -190,7 +190,7 @@ class Loader:
       space = self._buckets.num_tokens if self._buckets else plan.num_rows * self._seq_len
       counts = [stream.store.num_sequences, plan.num_split, plan.num_truncated, num_tokens, plan.num_rows]
       shares = [f"{len(plan.sequence) / plan.num_rows:.1f}", f"{num_tokens / space:.1%}"]
-      lines.append([stream.name, *(f"{count:,}" for count in counts), *shares, *[f"{rows.filled():.1%}"] * adds])
+      lines.append([stream.name, *(f"{count:,}" for count in counts), *shares, *([f"{rows.filled():.1%}"] if adds else [])])
     return aligned(lines)
 
   def _assemble(self, wanted, stream, numbers, epochs, length) -> Batch:

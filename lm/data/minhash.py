@@ -36,11 +36,11 @@ def rows_per_band(threshold: float, num_permutations: int) -> int:
 class Index:
   """Signatures of sets of which no two are near each other. P = 128: about 1 kB for each, 2 while it grows.
 
-  threshold: of the estimated similarity, from which on two sets are near.
+  threshold: of the estimated similarity, from which on two sets are near. rows: of a band.
   """
 
   def __init__(self, threshold: float, num_permutations: int):
-    self._threshold, self._rows = threshold, rows_per_band(threshold, num_permutations)
+    self._threshold, self.rows = threshold, rows_per_band(threshold, num_permutations)
     self._signatures = np.empty((0, num_permutations), np.uint32)  # room for more than there are
     self._size = 0
     self._places = SortedRuns()
@@ -98,10 +98,10 @@ class Index:
 
   def _keys(self, signature_NP: np.ndarray) -> np.ndarray:
     """uint64 [N, bands]: a hash of the rows of each band and of its number."""
-    num_bands = signature_NP.shape[1] // self._rows
-    bands = signature_NP[:, : num_bands * self._rows].reshape(-1, num_bands, self._rows)
+    num_bands = signature_NP.shape[1] // self.rows
+    bands = signature_NP[:, : num_bands * self.rows].reshape(-1, num_bands, self.rows)
     keys = np.broadcast_to(splitmix(np.arange(1, num_bands + 1, dtype=np.uint64)), bands.shape[:2])
-    for row in range(self._rows):
+    for row in range(self.rows):
       keys = splitmix(keys ^ bands[:, :, row])
     return keys
 

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from lm.config import ConfigError
+from lm import files
 from lm.data import columns, paths
 
 SETTING = "config.cache_dir"
@@ -60,7 +60,7 @@ class Place:
   @contextlib.contextmanager
   def making(self) -> Generator[Path]:
     """An empty folder of this machine to write into; it is put in place at the end, and removed when anything fails."""
-    with self._beside() as made:
+    with self._new_folder() as made:
       yield made
       if self._remote:
         system, path = self._system()
@@ -77,7 +77,7 @@ class Place:
       return wrong
     self._discard_local()
     system, path = self._system()
-    with self._beside() as made:
+    with self._new_folder() as made:
       try:
         for name in system.find(path):
           system.get_file(name, str(made / name.split("/")[-1]))
@@ -107,18 +107,12 @@ class Place:
     system.invalidate_cache()
     return system, path
 
-  @contextlib.contextmanager
-  def _beside(self) -> Generator[Path]:
-    """A new folder that is gone in the end, unless it was renamed."""
-    made = self.scratch / f"{self.local.name}.{uuid.uuid4().hex}"
-    try:
-      made.mkdir(parents=True)
-    except OSError as error:
-      raise ConfigError(f"{SETTING}: {str(self.scratch)!r} cannot be written ({error.strerror})") from error
-    try:
-      yield made
-    finally:
-      shutil.rmtree(made, ignore_errors=True)
+  def _beside(self) -> Path:
+    """A new name, on the same file system."""
+    return self.scratch / f"{self.local.name}.{uuid.uuid4().hex}"
+
+  def _new_folder(self) -> contextlib.AbstractContextManager[Path]:
+    return files.new_folder(self._beside(), f"{SETTING}: {str(self.scratch)!r}")
 
   def _settle(self, made: Path) -> None:
     self.local.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +123,7 @@ class Place:
         raise
 
   def _discard_local(self) -> None:
-    aside = self.scratch / f"{self.local.name}.{uuid.uuid4().hex}"
+    aside = self._beside()
     try:
       os.replace(self.local, aside)
     except FileNotFoundError:  # there is none, or another process was first

@@ -1,6 +1,9 @@
 """The contract of a source: random access to raw examples of one split, and a fingerprint of all of them."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol
+
+from lm.config import ConfigError
 
 SPLITS = ("train", "validation", "test")
 
@@ -25,3 +28,16 @@ class Source(Protocol):
   def fingerprint(self) -> str:
     """Changes whenever any example does. A run asks several times; a source that is large computes it once."""
     ...
+
+
+def check_split(split: str, setting: str = "data.split") -> None:
+  """Raises ConfigError, which names the setting, if it is none of SPLITS."""
+  if split not in SPLITS:
+    raise ConfigError(f"{setting}={split!r}: accepted are {', '.join(SPLITS)}")
+
+
+def list_files(source: Any, settings: Iterable[str]) -> None:
+  """Makes of a pattern that was given alone, in Python, a tuple of one, and of '' one of none, as a config's are."""
+  for name in settings:
+    if isinstance(value := getattr(source, name), str):
+      object.__setattr__(source, name, (value,) if value else ())

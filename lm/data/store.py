@@ -80,8 +80,6 @@ def build(
   if len(source) == 0:
     raise ConfigError(f"{parts.title(source)}: no examples")
   _make(found, source, tok, task, workers, hosts or Hosts())
-  if wrong := found.fetch():
-    raise ConfigError(f"stored corpus {found.shared}: {wrong}, although it was just written")
   return _open(found)
 
 
@@ -102,6 +100,8 @@ def _make(found: Place, source: Source, tok: Tokenizer, task: Any, workers: int 
   parts.wait(found, hosts)
   if found.exists():
     found.parts.discard()  # what this machine has of them
+    if wrong := found.fetch():
+      raise ConfigError(f"stored corpus {found.shared}: {wrong}, although it was just written")
   else:
     parts.seal(found, hosts.count, source)
 

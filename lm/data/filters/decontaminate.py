@@ -13,7 +13,7 @@ from lm import plug
 from lm.config import ConfigError
 from lm.data import ngrams
 from lm.data.filters.filter import EXAMPLES, Batch
-from lm.data.source import SPLITS
+from lm.data.source import check_split
 
 AT_ONCE = 1024  # evaluation texts that are read
 
@@ -29,8 +29,7 @@ class Decontaminate:
   def __post_init__(self):
     if not self.against:
       raise ConfigError("filter 'decontaminate': against is not set; accepted are sources, as against='text(test=a.txt)'")
-    if self.split not in SPLITS:
-      raise ConfigError(f"filter 'decontaminate': split={self.split!r}: accepted are {', '.join(SPLITS)}")
+    check_split(self.split, "filter 'decontaminate': split")
     if self.ngram < 1:
       raise ConfigError(f"filter 'decontaminate': ngram={self.ngram}: accepted are 1 and numbers above")
 

@@ -40,8 +40,7 @@ class Near:
   def apply(self, batches: Iterable[Batch], notes: dict[str, Any]) -> Iterator[Batch]:
     """Notes: examples, [document, the kept one it is nearest to, their similarity]; the bands that candidates share one of."""
     index, numbers = minhash.Index(self.threshold, self.num_permutations), array("q")
-    rows = minhash.rows_per_band(self.threshold, self.num_permutations)
-    notes |= {"examples": [], "bands": self.num_permutations // rows, "rows_per_band": rows}
+    notes |= {"examples": [], "bands": self.num_permutations // index.rows, "rows_per_band": index.rows}
     for batch in batches:
       words = ngrams.split_words([document.text for document in batch])
       hashes, first_word = words.ngrams(self.ngram, short=True)

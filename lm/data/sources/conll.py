@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from lm.config import ConfigError
 from lm.data import paths
 from lm.data.documents import Reading, lines, unreadable
-from lm.data.source import SPLITS
+from lm.data.source import SPLITS, check_split, list_files
 from lm.data.sources.table import HELD_OUT, SHOWN, cut
 
 SETTINGS = {"train": "path", "validation": "validation", "test": "test"}
@@ -53,11 +53,8 @@ class Conll:
   on_bad_row: str = "error"  # or skip, which leaves sentences with a bad row out and counts them
 
   def __post_init__(self):
-    for name in SETTINGS.values():
-      if isinstance(value := getattr(self, name), str):
-        object.__setattr__(self, name, (value,) if value else ())
-    if self.split not in SPLITS:
-      raise ConfigError(f"data.split={self.split!r}: accepted are {', '.join(SPLITS)}")
+    list_files(self, SETTINGS.values())
+    check_split(self.split)
     self._reading("train").check()
     if not self.path:
       raise ConfigError("data.path='': not set; accepted are CoNLL files, folders or globs, as 'a/*.conll'")

@@ -17,7 +17,7 @@ from lm import hub
 from lm.config import ConfigError
 from lm.data import paths
 from lm.data.documents import Documents, Reading
-from lm.data.source import SPLITS
+from lm.data.source import check_split
 
 KINDS = (".parquet", ".jsonl", ".json")  # .json holds an object per line too
 # Where the card names no files, those of a split have one of these words in their path.
@@ -42,8 +42,7 @@ class Hub:
   on_bad_row: str = "error"  # or skip, which leaves rows without text out and counts them
 
   def __post_init__(self):
-    if self.split not in SPLITS:
-      raise ConfigError(f"data.split={self.split!r}: accepted are {', '.join(SPLITS)}")
+    check_split(self.split)
     for name in ("max_documents", "held_out"):
       if getattr(self, name) < 0:
         raise ConfigError(f"data.{name}={getattr(self, name)}: accepted are 0 and numbers above")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lm.config import ConfigError
 from lm.data.paths import cache_folder
-from lm.data.source import SPLITS
+from lm.data.source import SPLITS, check_split
 
 EXCLUDED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 SHARES = {"validation": 5, "test": 5}  # percent of documents, by hash of their content
@@ -39,8 +39,7 @@ class Pydocs:
   def __post_init__(self):
     if self.label not in ("", "module"):
       raise ConfigError(f"data.label={self.label!r}: accepted are '' and 'module'")
-    if self.split not in SPLITS:
-      raise ConfigError(f"data.split={self.split!r}: accepted are {', '.join(SPLITS)}")
+    check_split(self.split)
 
   @property
   def labels(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lm.config import ConfigError
 from lm.data.rows import BAD_ROWS, DELIMITERS, READERS, RowFile, read_texts
-from lm.data.source import SPLITS
+from lm.data.source import SPLITS, check_split
 
 BUCKETS = 10  # into which the hash of its text puts a row. One bucket is a held-out split, the others are train:
 HELD_OUT = {"validation": 2, "test": 7}
@@ -47,8 +47,7 @@ class Table:
   on_bad_row: str = "error"  # or skip, which leaves bad rows out and counts them
 
   def __post_init__(self):
-    if self.split not in SPLITS:
-      raise ConfigError(f"data.split={self.split!r}: accepted are {', '.join(SPLITS)}")
+    check_split(self.split)
     if not self.path:
       raise ConfigError(f"data.path='': not set; accepted are files that end in {', '.join(READERS)}")
     for file in self._files.values():

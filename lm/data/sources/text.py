@@ -13,7 +13,7 @@ from typing import Any
 from lm.config import ConfigError
 from lm.data import paths
 from lm.data.documents import Documents, Reading
-from lm.data.source import SPLITS
+from lm.data.source import check_split, list_files
 
 SETTINGS = {"train": "path", "validation": "validation", "test": "test"}
 
@@ -38,11 +38,8 @@ class Text:
   on_bad_row: str = "error"  # or skip, which leaves bad rows out and counts them
 
   def __post_init__(self):
-    for name in SETTINGS.values():
-      if isinstance(value := getattr(self, name), str):
-        object.__setattr__(self, name, (value,) if value else ())
-    if self.split not in SPLITS:
-      raise ConfigError(f"data.split={self.split!r}: accepted are {', '.join(SPLITS)}")
+    list_files(self, SETTINGS.values())
+    check_split(self.split)
     self._reading.check()
     if not self._patterns:
       raise ConfigError(f"data.{self._setting}='': not set; the {self.split} split takes files of its own, as 'a/*.txt'")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lm.config import ConfigError
-from lm.data.source import SPLITS
+from lm.data.source import check_split
 
 # Without TensorFlow the builders of these groups are found only once the groups are imported.
 GROUPS = ("text", "question_answering", "summarization", "translate", "text_simplification", "structured")
@@ -43,8 +43,7 @@ class Tfds:
   label: str = ""  # ClassLabel feature; unset is the only one, if there is one
 
   def __post_init__(self):
-    if self.split not in SPLITS:
-      raise ConfigError(f"data.split={self.split!r}: accepted are {', '.join(SPLITS)}")
+    check_split(self.split)
     if not re.fullmatch(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", self.dataset):
       raise ConfigError(f"data.dataset={self.dataset!r}: accepted is name[/config][:version], e.g. glue/sst2")
     if len(self.text) > 2:
