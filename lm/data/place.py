@@ -63,11 +63,7 @@ class Place:
     with self._new_folder() as made:
       yield made
       if self._remote:
-        system, path = self._system()
-        names = sorted((file.name for file in made.iterdir()), key=lambda name: (name == columns.INDEX, name))
-        system.makedirs(path, exist_ok=True)
-        for name in names:
-          system.put_file(str(made / name), f"{path}/{name}")
+        self._upload(made)
       self._settle(made)
 
   def fetch(self) -> str | None:
@@ -106,6 +102,18 @@ class Place:
     system, path = paths.file_system(self.shared, SETTING)
     system.invalidate_cache()
     return system, path
+
+  def _upload(self, made: Path) -> None:
+    """The index last, and moved to its place: some file systems (file://) show a file before all of it is there."""
+    system, path = self._system()
+    aside = f"{path}/{uuid.uuid4().hex}"
+    system.makedirs(aside)
+    for name in sorted(file.name for file in made.iterdir() if file.name != columns.INDEX):
+      system.put_file(str(made / name), f"{path}/{name}")
+    system.put_file(str(made / columns.INDEX), f"{aside}/{columns.INDEX}")
+    system.mv(f"{aside}/{columns.INDEX}", f"{path}/{columns.INDEX}")
+    with contextlib.suppress(FileNotFoundError):  # an object store has no empty folders
+      system.rm(aside, recursive=True)
 
   def _beside(self) -> Path:
     """A new name, on the same file system."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from lm.config import ConfigError
 from lm.data import columns, encode, parts, store
@@ -22,10 +23,15 @@ KINDS = ["{}", "file://{}", "memory://{}"]  # where the hosts' folder is
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-  """The folder where a machine keeps what it fetched; waiting looks and speaks at once."""
+  """The folder where a machine keeps what it fetched; waiting looks and speaks at once.
+
+  What is put into memory:// is there whole or not at all, as in an object store; fsspec's own shows it while it grows.
+  """
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
   monkeypatch.setattr(parts, "POLL", 0.01)
   monkeypatch.setattr(parts, "EVERY", 0.0)
+  put_file = lambda system, source, target: system.pipe_file(target, Path(source).read_bytes())
+  monkeypatch.setattr(MemoryFileSystem, "put_file", put_file)
 
 
 def build(cache_dir, hosts=None, source=MANY, task=Spell()):  # noqa: B008 - frozen
