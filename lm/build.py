@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from lm import config, device, plug, record, saved, sharding, tree
+from lm import config, device, duration, plug, record, saved, sharding, tree
 from lm.config import Config, ConfigError, Plug, Stream
 from lm.data import paths, store
 from lm.data import tokenizer as tokenizers
@@ -90,7 +90,7 @@ def _assemble(
   streams = tuple(load(name, "train") for name in tasks)
   seed = cfg.seed if cfg.data_seed is None else cfg.data_seed
   loader = Loader(streams, batch_size=cfg.batch_size, seq_len=cfg.seq_len, buckets=cfg.length_buckets, seed=seed)
-  total_steps = config.steps(
+  total_steps = duration.steps(
     cfg.total_steps,
     "config.total_steps",
     batch_size=cfg.batch_size,

@@ -1,4 +1,4 @@
-"""The config: every default once, overrides parsed and resolved against dataclass fields, durations turned into steps.
+"""The config: every default once, overrides parsed and resolved against dataclass fields.
 
 No jax here. A config file holds only what differs from the defaults; `load` adds overrides and checks everything that can
 be checked without a device. Fields marked as execution may change when a run is resumed, all others are its identity.
@@ -7,21 +7,18 @@ be checked without a device. Fields marked as execution may change when a run is
 import dataclasses
 import difflib
 import importlib.util
-import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from lm import duration
+from lm.duration import Weight
 from lm.plug import ConfigError, Plug, convert, kinds_with, parse_plug, parse_text
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 REMAT = ("none", "dots", "block")
-
-
-# A number, or stages of (first step, weight): ((0, 3), ("50%", 1)) until half of the run and from there on.
-Weight = float | tuple[tuple[int | str, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,36 +135,6 @@ def changes(old: Config, new: Config) -> list[tuple[str, Any, Any, str]]:
   return [(name, before.get(name), after.get(name), kind(name)) for name in names]
 
 
-def steps(
-  value: int | str,
-  setting: str,
-  *,
-  total_steps: int | None = None,
-  batch_size: int | None = None,
-  seq_len: int | None = None,
-  examples_per_epoch: int | None = None,
-) -> int:
-  """A duration in optimizer steps, at least 1: 500, "2%" of total_steps, "3 epochs", "10M tokens", "50k examples"."""
-  if isinstance(value, int) and not isinstance(value, bool):
-    return max(value, 1)
-  match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kMB]?)\s*(%|[a-z]+)\s*", str(value), re.ASCII)
-  per_step = {
-    "%": 100 / total_steps if total_steps else 0,
-    "epoch": batch_size / examples_per_epoch if batch_size and examples_per_epoch else 0,
-    "token": batch_size * seq_len if batch_size and seq_len else 0,
-    "example": batch_size or 0,
-    "step": 1,
-  }
-  each = per_step.get(match[3].removesuffix("s"), 0) if match else 0
-  if match is None or not each:
-    units = ", ".join(unit if unit == "%" else f"{unit}s" for unit, known in per_step.items() if known)
-    raise ConfigError(f"{setting}={value!r}: expected a whole number of steps, or a number with one of the units {units}")
-  number = float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}[match[2]]
-  if math.isinf(number) or not number:
-    raise ConfigError(f"{setting}={value!r}: too {'large' if number else 'small, must be above 0'}")
-  return max(math.ceil(number / each - 1e-9), 1)
-
-
 def weight_stages(cfg: Config) -> dict[str, tuple[tuple[int, float], ...]]:
   """(first step, weight) of every stage of each stream: 3.0 is ((0, 3.0),), "50%" of 1000 steps is 500.
 
@@ -176,36 +143,18 @@ def weight_stages(cfg: Config) -> dict[str, tuple[tuple[int, float], ...]]:
   """
   streams = cfg.all_streams
   if not any(isinstance(stream.weight, tuple) for stream in streams.values()):
-    return {name: _stages(f"config.streams.{name}.weight", stream.weight, {}) for name, stream in streams.items()}
+    return {name: duration.stages(f"config.streams.{name}.weight", stream.weight, {}) for name, stream in streams.items()}
   if "epoch" in str(cfg.total_steps):
     raise ConfigError(
       f"config.total_steps={cfg.total_steps!r}: an epoch has no fixed length where weights of config.streams change;"
       " accepted are steps, tokens and examples"
     )
   units: dict[str, int] = {"batch_size": cfg.batch_size, "seq_len": cfg.seq_len}
-  units["total_steps"] = steps(cfg.total_steps, "config.total_steps", **units)
-  found = {name: _stages(f"config.streams.{name}.weight", stream.weight, units) for name, stream in streams.items()}
+  units["total_steps"] = duration.steps(cfg.total_steps, "config.total_steps", **units)
+  found = {name: duration.stages(f"config.streams.{name}.weight", stream.weight, units) for name, stream in streams.items()}
   for first in sorted({step for stages in found.values() for step, _ in stages}):
-    if not any(weight_at(stages, first) for stages in found.values()):
+    if not any(duration.weight_at(stages, first) for stages in found.values()):
       raise ConfigError(f"config.streams: no stream has a weight above 0 from step {first} on")
-  return found
-
-
-def weight_at(stages: tuple[tuple[int, float], ...], step: int) -> float:
-  """The weight of the stage that a step belongs to."""
-  return next(weight for first, weight in reversed(stages) if first <= step)
-
-
-def _stages(setting: str, value: Weight, units: dict[str, int]) -> tuple[tuple[int, float], ...]:
-  stages = value if isinstance(value, tuple) else ((0, value),)
-  weights = [weight for _, weight in stages]
-  if any(not 0 <= weight < math.inf for weight in weights) or not any(weights):
-    least = "0 or more, one of them above 0," if isinstance(value, tuple) else "above 0"
-    raise ConfigError(f"{setting}={value}: must be {least} and finite")
-  found = tuple((steps(first, setting, **units) if first else 0, weight) for first, weight in stages)
-  firsts, end = [first for first, _ in found], units.get("total_steps", 1)
-  if firsts != sorted({0, *firsts}) or firsts[-1] >= end or any(isinstance(first, int) and first < 0 for first, _ in stages):
-    raise ConfigError(f"{setting}={value}: stages must begin at step 0, rise, and begin before the last of {end} steps")
   return found
 
 
@@ -357,9 +306,9 @@ def _checked(cfg: Config) -> Config:
     value = getattr(cfg, name)
     if isinstance(value, int) and value < bound:
       raise ConfigError(f"config.{name}={value}: must {f'be at least {bound}' if bound else 'not be negative'}")
-  steps(cfg.total_steps, "config.total_steps", batch_size=cfg.batch_size, seq_len=cfg.seq_len, examples_per_epoch=1)
+  duration.steps(cfg.total_steps, "config.total_steps", batch_size=cfg.batch_size, seq_len=cfg.seq_len, examples_per_epoch=1)
   for name in ("eval_every", "checkpoint_every"):
-    steps(getattr(cfg, name), f"config.{name}", total_steps=1)
+    duration.steps(getattr(cfg, name), f"config.{name}", total_steps=1)
   for name, accepted in (("dtype", DTYPES), ("remat", REMAT)):
     if getattr(cfg, name) not in accepted:
       raise ConfigError(f"config.{name}={getattr(cfg, name)!r}: accepted are {', '.join(accepted)}")

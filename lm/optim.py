@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import optax
 
-from lm import config, tree
+from lm import duration, tree
 from lm.shapes import kernel_dims
 
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
@@ -40,7 +40,7 @@ class Optimizer:
 
   def make_schedule(self, total_steps: int) -> optax.Schedule:
     """step -> learning rate, for steps 0 to total_steps - 1."""
-    warmup = config.steps(self.warmup_steps, "optimizer.warmup_steps", total_steps=total_steps)
+    warmup = duration.steps(self.warmup_steps, "optimizer.warmup_steps", total_steps=total_steps)
     if warmup >= total_steps > 1:
       raise ValueError(f"optimizer.warmup_steps={self.warmup_steps!r}: {warmup} steps, but total_steps is {total_steps}")
     peak, rest = self.learning_rate, max(total_steps - warmup, 1)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from lm import config, plug
+from lm import duration, plug
 from lm.command import KINDS
 from lm.config import Config, Mesh, Plug, Stream
 from lm.report import Table
@@ -105,7 +105,7 @@ def facts(cfg: Config) -> str:
 
   run = build.make_run(dataclasses.replace(cfg, mesh=Mesh(data=1)), jax.devices()[:1])
   params, total = run.program.num_params, run.total_steps
-  every = lambda name: config.steps(getattr(cfg, name), f"config.{name}", total_steps=total)
+  every = lambda name: duration.steps(getattr(cfg, name), f"config.{name}", total_steps=total)
   return "\n".join(
     [
       f"parameters: {params['total']:,}, trainable {params['trainable']:,}",

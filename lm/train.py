@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm import checkpoint, config, evaluate, metrics, record, sharding, tree
+from lm import checkpoint, config, duration, evaluate, metrics, record, sharding, tree
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
 from lm.data.preview import preview
@@ -62,8 +62,8 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
     tracker.say(_describe(run, manifest, origin))
     with clock("compile"):
       run.program.compile(run.loader.shapes(), evaluate.eval_shapes(evaluators))
-    eval_every = config.steps(cfg.eval_every, "config.eval_every", total_steps=run.total_steps)
-    save_every = config.steps(cfg.checkpoint_every, "config.checkpoint_every", total_steps=run.total_steps)
+    eval_every = duration.steps(cfg.eval_every, "config.eval_every", total_steps=run.total_steps)
+    save_every = duration.steps(cfg.checkpoint_every, "config.checkpoint_every", total_steps=run.total_steps)
     history = record.History(workdir)
     try:
       if step == 0 or (step % eval_every == 0 and step < run.total_steps and not history.evaluated(step)):

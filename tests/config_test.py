@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lm import config, plug
+from lm import config, duration, plug
 from lm.config import ConfigError, Plug
 
 FILE, MIX = "configs/tiny.py", "configs/tiny_mix.py"
@@ -240,7 +240,7 @@ def test_weights_in_stages_become_steps():
   assert config.weight_stages(cfg) == {"docs": ((0, 3.0), (50, 1.0), (100, 0.0)), "module": ((0, 2.0),)}
   assert config.from_dict(json.loads(json.dumps(config.to_dict(cfg)))) == cfg
   docs = config.weight_stages(cfg)["docs"]
-  assert [config.weight_at(docs, step) for step in (0, 49, 50, 99, 100, 199)] == [3.0, 3.0, 1.0, 1.0, 0.0, 0.0]
+  assert [duration.weight_at(docs, step) for step in (0, 49, 50, 99, 100, 199)] == [3.0, 3.0, 1.0, 1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_an_unknown_argument_is_named_once():
 )
 def test_durations(value, expected):
   known = {"total_steps": 1000, "batch_size": 8, "seq_len": 256, "examples_per_epoch": 250}
-  assert config.steps(value, "x", **known) == expected
+  assert duration.steps(value, "x", **known) == expected
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_durations(value, expected):
 )
 def test_a_duration_that_cannot_be_resolved_names_the_units_that_can(value, known, units):
   with pytest.raises(ConfigError) as error:
-    config.steps(value, "config.x", **known)
+    duration.steps(value, "config.x", **known)
   assert str(error.value).startswith(f"config.x={value!r}: expected ")
   assert str(error.value).endswith(f"with one of the units {units}")
 

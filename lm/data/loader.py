@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lm.config import ConfigError, weight_at
+from lm import duration
+from lm.config import ConfigError
 from lm.data import plan as plans
 from lm.data import plan_file
 from lm.data.corrupt import Noise, ranges
@@ -137,7 +138,9 @@ class Loader:
     if buckets and len(self._streams) > 1:
       raise ConfigError(f"config.length_buckets={buckets}: rows of several streams share one length; leave it ()")
     steps = sorted({step for stream in streams for step, _ in stream.stages})
-    self._mixture = Mixture([(step * batch_size, [weight_at(stream.stages, step) for stream in streams]) for step in steps])
+    self._mixture = Mixture(
+      [(step * batch_size, [duration.weight_at(stream.stages, step) for stream in streams]) for step in steps]
+    )
     self._rows = [Rows(stream, seq_len, seed) for stream in streams]
     self._orders = [_make_order(seed, i, rows.plan.num_rows) for i, rows in enumerate(self._rows)]
     self._buckets = _Buckets(self._rows[0].room, batch_size, buckets) if buckets else None
