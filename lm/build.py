@@ -11,6 +11,7 @@ import jax
 from lm import config, device, duration, plug, record, saved, sharding, tree
 from lm.config import Config, ConfigError, Plug, Stream
 from lm.data import paths, store
+from lm.data import source as sources
 from lm.data import tokenizer as tokenizers
 from lm.data.loader import Loader, StreamData
 from lm.data.parts import Hosts
@@ -164,7 +165,7 @@ def _check_length(cfg: Config, architecture: TransformerConfig) -> None:
 
 def _make_tasks(cfg: Config, architecture: TransformerConfig, tok: Tokenizer) -> tuple[Any, dict[str, Task]]:
   """The source as a function of (stream, split), and the task of every stream."""
-  source = functools.cache(lambda name, split: plug.make("data", cfg.all_streams[name].data, split=split))
+  source = functools.cache(functools.partial(sources.make, cfg))
   each = lambda name, stream: _make_task(name, stream, source, architecture, tok, cfg.seq_len)
   return source, {name: each(name, stream) for name, stream in cfg.all_streams.items()}
 

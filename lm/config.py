@@ -76,6 +76,7 @@ class Config:
   best_metric: str = _execution("auto")  # eval/<evaluator>/<metric> to keep the best checkpoint by; auto: the first's; '': none
   keep_checkpoints: int = _execution(2)  # newest checkpoints kept
   log_every: int = _execution(10)  # [steps] per line of metrics.jsonl
+  data_dir: str = _execution("")  # folder or URL that relative paths of data are below; unset is the current folder
   cache_dir: str = _execution("")  # folder of tokenised data that all hosts see, also gs://; unset is ~/.cache/lm
   cache_deadline: int = _execution(3600)  # [s] to wait for other hosts that tokenise, from the last that was heard of one
 

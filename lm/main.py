@@ -106,6 +106,7 @@ def set_up_process() -> str:
 
   Returns what jax came up on, as "tpu: 4 x TPU v5e"; refuses the CPU of a machine that has an accelerator.
   """
+  import importlib.util
   import logging
 
   import jax
@@ -117,8 +118,11 @@ def set_up_process() -> str:
     jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "xla"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   logging.getLogger("absl").setLevel(logging.ERROR)
+  found = device.find_accelerator()
+  if found == "cpu" and importlib.util.find_spec("libtpu") and not os.environ.get("JAX_PLATFORMS"):
+    jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile for TPUs; to look for one takes it seconds and words
   devices = jax.devices()
-  device.check_platform(devices[0].platform, device.find_accelerator())
+  device.check_platform(devices[0].platform, found)
   return f"{devices[0].platform}: {len(devices)} x {devices[0].device_kind}"
 
 

@@ -18,6 +18,7 @@ from lm import files, plug
 from lm.config import Config, ConfigError, Plug
 from lm.data import beam, encode
 from lm.data.filters.filter import Batch, Document
+from lm.data.source import located
 from lm.report import Table
 
 COMPRESS = ("", "gz", "zst")
@@ -106,7 +107,7 @@ def build_stores(cfg: Config, split: str, num_parts: int, options: Sequence[str]
   lines = []
   for name, stream in cfg.all_streams.items():
     read = source(name, split)
-    work = beam.make_work(stream.data, read, (tok, tasks[name]), build.cache_dir(cfg), num_parts)
+    work = beam.make_work(located(stream.data, cfg.data_dir), read, (tok, tasks[name]), build.cache_dir(cfg), num_parts)
     found = beam.build(work, read, options)
     tokens = int(found.lengths.sum())
     lines.append(f"{found.path}: stream {name!r}, split {split!r}, {found.num_sequences:,} sequences, {tokens:,} tokens")

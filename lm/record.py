@@ -23,6 +23,7 @@ import lm
 from lm import config, device, metrics, plug
 from lm.checkpoint import FORMAT
 from lm.config import Config, ConfigError
+from lm.data import source
 from lm.data.tokenizer import Tokenizer
 from lm.files import read_json, write_json
 from lm.models.transformer_config import TransformerConfig
@@ -120,9 +121,9 @@ def _check_plugs(cfg: Config) -> None:
   for kind, value in (("peft", cfg.peft), ("optimizer", cfg.optimizer), ("model", cfg.model)):
     if value is not None:
       plug.make(kind, value)
-  for stream in cfg.all_streams.values():
+  for name, stream in cfg.all_streams.items():
     plug.make("task", stream.task)
-    plug.make("data", stream.data, split="train")
+    source.make(cfg, name, "train")
 
 
 def check_built(run: Run, workdir: Path, accept_changes: bool = False) -> None:

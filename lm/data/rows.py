@@ -230,7 +230,12 @@ def _as_text(cell: Any) -> str | None:
   return str(cell) if isinstance(cell, int | float) else None
 
 
-READERS = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows, ".txt": _txt_rows}
+READERS = {
+  **dict.fromkeys((".csv", ".tsv"), _csv_rows),
+  **dict.fromkeys((".jsonl", ".json"), _jsonl_rows),  # as the data sets of CLUE name it
+  ".parquet": _parquet_rows,
+  ".txt": _txt_rows,
+}
 
 
 def _undecodable(file: RowFile) -> ConfigError:

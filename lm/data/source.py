@@ -1,9 +1,13 @@
 """The contract of a source: random access to raw examples of one split, and a fingerprint of all of them."""
 
+import dataclasses
+import os
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from lm.config import ConfigError
+from lm import plug
+from lm.config import Config, ConfigError, Plug
+from lm.data import paths
 
 SPLITS = ("train", "validation", "test")
 
@@ -28,6 +32,26 @@ class Source(Protocol):
   def fingerprint(self) -> str:
     """Changes whenever any example does. A run asks several times; a source that is large computes it once."""
     ...
+
+
+def make(cfg: Config, stream: str, split: str) -> Source:
+  """The source of a config's stream."""
+  return plug.make("data", located(cfg.all_streams[stream].data, cfg.data_dir), split=split)
+
+
+def located(data: Plug, folder: str) -> Plug:
+  """The source with its relative paths below a folder or URL; as it is where that is ''.
+
+  `located(text(path="a.txt"), "corpora")` -> text(path="corpora/a.txt").
+  """
+
+  def below(value: Any) -> Any:
+    if not isinstance(value, str):
+      return tuple(map(below, value))
+    return value if not value or paths.is_remote(value) else os.path.join(folder, value)
+
+  names = getattr(plug.find("data", data.name), "PATHS", ()) if folder else ()
+  return dataclasses.replace(data, options=tuple((name, below(v) if name in names else v) for name, v in data.options))
 
 
 def check_split(split: str, setting: str = "data.split") -> None:

@@ -47,6 +47,7 @@ def test_txt_keeps_blank_lines_and_jsonl_does_not(tmp_path):
   [
     ("a.csv", "a,b\n1,2\n3\n", (3, "1 cells where the first row has 2")),
     ("a.jsonl", "[1]\n", (1, "not a JSON object")),
+    ("a.json", '{"text": "a"}\n[\n', (2, "bad JSON (Expecting value)")),
     ("a.jsonl", '{"a": 1}\n{"a"\n', (2, "bad JSON (Expecting ':' delimiter)")),
     ("a.jsonl", '{"a": "\\ud800"}\n', (1, "holds half a surrogate pair")),
   ],
@@ -61,7 +62,7 @@ def test_a_bad_row_is_said(name, content, row, tmp_path):
     ("a.csv", 'text\n"a\nb\n', "lines 2 to 3: quotes do not pair up.*end of data"),
     ("a.csv", b"a\nb\n\xff\n", "byte 4 is not utf-8-sig text"),
     ("a.parquet", "no", "not a whole parquet file"),
-    ("a.json", "{}", "accepted are files that end in"),
+    ("a.xml", "<a/>", "accepted are files that end in"),
   ],
 )
 def test_what_cannot_be_read_is_one_line(name, content, words, tmp_path):

@@ -11,7 +11,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from lm.config import ConfigError
 from lm.data import paths
@@ -41,6 +41,8 @@ class Conll:
   that are added move no other. Lines with -DOCSTART- end a sentence and are left out. A sentence is bad if one of its lines
   has more or fewer columns than the first of its file, an empty token or tag, or bytes that are no text.
   """
+
+  PATHS: ClassVar = ("path", "validation", "test")
 
   split: str = "train"
   path: tuple[str, ...] = ()  # files, folders or globs of the training split, or of all splits

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from lm.config import ConfigError
 from lm.data.rows import BAD_ROWS, DELIMITERS, READERS, RowFile, read_texts
@@ -34,6 +34,8 @@ class Table:
   Labels are text: 3 and 3.0 -> "3", True -> "true", without spaces around. A row is bad if its cells, its JSON or its
   quotes are, if a text is empty or no text, or if it has no label.
   """
+
+  PATHS: ClassVar = ("path", "validation", "test")
 
   split: str = "train"
   path: str = ""  # the training file, or the one file of all splits

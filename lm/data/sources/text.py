@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from lm.config import ConfigError
 from lm.data import paths
@@ -27,6 +27,8 @@ class Text:
 
   `Text(path=("a.txt",), unit="line")[0]` -> {"text": first line}.
   """
+
+  PATHS: ClassVar = ("path", "validation", "test")
 
   split: str = "train"
   path: tuple[str, ...] = ()  # files, folders or globs of the training split

@@ -274,7 +274,7 @@ def test_errors_name_setting_and_value(tmp_path):
   latin, lines = str(tmp_path / "latin.csv"), tmp_path / "x.jsonl"
   lines.write_text('{"body": "a"}\n')
   cases = [
-    ({}, r"data\.path='': not set; accepted.*\.csv, \.tsv, \.jsonl, \.parquet"),
+    ({}, r"data\.path='': not set; accepted.*\.csv, \.tsv, \.jsonl, \.json, \.parquet"),
     ({"path": "missing.csv"}, r"data\.path='missing\.csv': no such file"),
     ({"path": str(tmp_path / "x.xlsx")}, r"data\.path=.*x\.xlsx': accepted are files that end in \.csv"),
     ({"path": path, "test": "no.csv"}, r"data\.test='no\.csv': no such file"),

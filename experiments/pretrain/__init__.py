@@ -1,0 +1,1 @@
+"""Pretraining on real text from config files; see README.md."""
