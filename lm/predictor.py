@@ -134,12 +134,15 @@ class Predictor:
   ) -> list[str]:
     """What an autoregressive model writes after each prompt, without the prompt; "" starts a new document.
 
+    It sees the prompt in both directions where all tasks of its head train that: prefix_lm, span_corruption, ul2.
+
     Args:
       temperature: 0 always takes the likeliest token. top_k: 0 keeps all. top_p: 1 keeps all.
       seed: decides the samples, together with the number of prompts.
     """
     self._check_autoregressive("generate")
-    sampler = Sampler(temperature, top_k, top_p, max_new_tokens)
+    whole = all(task.prompt_is_prefix for task in self.tasks.values() if task.head == "lm")
+    sampler = Sampler(temperature, top_k, top_p, max_new_tokens, whole)
     tok, rows = self.tokenizer, _rows(prompts)
     if not rows:
       return []

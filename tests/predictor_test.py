@@ -1,5 +1,6 @@
 """A trained model in use: what it says is what its run measures, alone or among others, on one device or eight."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -14,6 +15,9 @@ import pytest
 import lm
 from lm import config, predictor, saved, train, tree
 from lm.config import ConfigError
+from lm.tasks.causal import Causal
+from lm.tasks.prefix_lm import PrefixLm
+from lm.tasks.ul2 import Ul2
 from tests.conftest import LABELS, TEXTS, make_run
 
 ROOT = Path(__file__).parent.parent
@@ -169,6 +173,14 @@ def test_generation_continues_prompts(workdirs):
   sample = lambda seed: model.generate(["The "] * 2, max_new_tokens=8, temperature=2.0, top_k=0, top_p=1.0, seed=seed)
   assert sample(1) == sample(1)
   assert sample(1) != sample(2)
+
+
+def test_a_prompt_is_a_prefix_where_all_tasks_train_that(workdirs, monkeypatch):
+  model, seen = load(workdirs, "causal"), []
+  monkeypatch.setattr(predictor.generate, "generate", lambda *args: seen.append(args[4].prompt_is_prefix) or [[]])
+  for tasks in ((Causal(),), (PrefixLm(),), (PrefixLm(), Ul2()), (PrefixLm(), Causal())):
+    dataclasses.replace(model, tasks={str(task): task for task in tasks}).generate(["The list"])
+  assert seen == [False, True, True, False]
 
 
 def test_checkpoints_are_chosen_by_step(workdirs):

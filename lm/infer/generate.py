@@ -14,12 +14,16 @@ from lm.models.model import Model
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-  """How tokens are drawn, and how many at most. Temperature 0 is greedy; top_k 0 and top_p 1 leave all tokens in."""
+  """How tokens are drawn, and how many at most. Temperature 0 is greedy; top_k 0 and top_p 1 leave all tokens in.
+
+  prompt_is_prefix: prompts are seen in both directions, as a prefix language model is trained.
+  """
 
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
   max_new_tokens: int = 64
+  prompt_is_prefix: bool = False
 
   def __post_init__(self):
     if self.temperature < 0:
@@ -89,7 +93,7 @@ def _generate(model: Model, sampler: Sampler, eos_id: int, params, tokens_BT, pa
   num_new = sampler.max_new_tokens
   rows_B = jnp.arange(B)
 
-  def forward(tokens, first, cache):
+  def forward(tokens, first, cache, is_prefix=False):
     """Last position's logits after feeding tokens that start at slot `first`."""
     slots = jnp.broadcast_to((first + jnp.arange(tokens.shape[1]))[None, :], tokens.shape)
     inputs = {
@@ -98,6 +102,8 @@ def _generate(model: Model, sampler: Sampler, eos_id: int, params, tokens_BT, pa
       "positions": jnp.maximum(slots - pad_B[:, None], 0),
       "row": rows_B,
     }
+    if is_prefix:
+      inputs["prefix"] = inputs["segment_ids"]
     out = model.hidden(params, inputs, cache=cache)
     return model.logits(params, "lm", out.hidden_BTD[:, -1], rows_B), out.cache
 
@@ -110,6 +116,6 @@ def _generate(model: Model, sampler: Sampler, eos_id: int, params, tokens_BT, pa
     return i + 1, done_B | (token_B == eos_id), logits_BV, cache, out_BN
 
   cache = make_cache(model.cfg, B, T + num_new, jnp.dtype(model.dtype))
-  logits_BV, cache = forward(tokens_BT, 0, cache)
+  logits_BV, cache = forward(tokens_BT, 0, cache, sampler.prompt_is_prefix)
   start = (jnp.int32(0), jnp.zeros(B, bool), logits_BV, cache, jnp.full((B, num_new), eos_id, jnp.int32))
   return jax.lax.while_loop(lambda carry: (carry[0] < num_new) & ~carry[1].all(), step, start)[-1]

@@ -126,7 +126,7 @@ class Transformer(nn.Module):
       slots = slots_BT, slots_BT
     else:
       assert cfg.causal, "only a causal model decodes with a cache"
-      cache, mask, slots = _extend(cache, segment_ids_BT)
+      cache, mask, slots = _extend(cache, segment_ids_BT, inputs.get("prefix"))
       layer_caches, start = (cache.k_LBSKC, cache.v_LBSKC), cache.length - segment_ids_BT.shape[1]
     shared = Shared(inputs["row"], jnp.asarray(segment_ids_BT > 0), mask, slots, _rotations(cfg, inputs["positions"]), start)
 
@@ -187,12 +187,19 @@ def _rotations(cfg: TransformerConfig, positions_BT: jax.Array) -> rope.Rotation
   return jax.tree.map(lambda *x: jnp.stack(x), *by_kind)
 
 
-def _extend(cache: Cache, segment_ids_BT: jax.Array) -> tuple[Cache, masks.Mask, tuple[jax.Array, jax.Array]]:
-  """The cache with the new tokens' segment ids and length, the mask from them to all its slots, and the slots of both."""
+def _extend(
+  cache: Cache, segment_ids_BT: jax.Array, prefix_BT: jax.Array | None
+) -> tuple[Cache, masks.Mask, tuple[jax.Array, jax.Array]]:
+  """The cache with the new tokens' segment ids and length, the mask from them to all its slots, and the slots of both.
+
+  prefix_BT: as `masks.in_row` takes it, of the new tokens: those before them are seen anyway.
+  """
   B, T = segment_ids_BT.shape
   S = cache.segment_ids_BS.shape[1]
-  segment_ids_BS = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids_BS, segment_ids_BT, cache.length, axis=1)
+  write = lambda old_BS, new_BT: jax.lax.dynamic_update_slice_in_dim(old_BS, new_BT, cache.length, axis=1)
+  segment_ids_BS = write(cache.segment_ids_BS, segment_ids_BT)
+  prefix_BS = None if prefix_BT is None else write(jnp.zeros((B, S), bool), prefix_BT > 0)
   queries_BT = jnp.broadcast_to((cache.length + jnp.arange(T))[None, :], (B, T))
   keys_BS = jnp.broadcast_to(jnp.arange(S)[None, :], (B, S))
-  mask = masks.Mask(causal=(queries_BT, keys_BS)) & masks.Mask(segments=(segment_ids_BT, segment_ids_BS))
+  mask = masks.Mask(causal=(queries_BT, keys_BS), prefix=prefix_BS) & masks.Mask(segments=(segment_ids_BT, segment_ids_BS))
   return cache.replace(segment_ids_BS=segment_ids_BS, length=cache.length + T), mask, (queries_BT, keys_BS)

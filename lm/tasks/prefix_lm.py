@@ -16,6 +16,8 @@ class PrefixLm(Causal):
   weights [0 1 1 1] and prefix [1 1 0 0]. A piece of a split document has a prefix of its own.
   """
 
+  prompt_is_prefix = True
+
   def corrupt(self, rows, noise, tok, width):
     segments = Segments.of(rows["segment_ids"])
     length_G = 1 + np.floor(noise.uniform(6, segments.head_G) * segments.size_G).astype(np.int64)

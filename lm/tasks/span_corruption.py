@@ -34,6 +34,8 @@ class SpanCorruption(Causal):
   span_mean: float = 3.0  # [tokens] mean length of what is left out at one place
   sentinel_ids: tuple[int, ...] = ()  # ids that mark the places, in order; unset takes <extra_id_0>, ... of the vocabulary
 
+  prompt_is_prefix = True
+
   def __post_init__(self):
     if not 0 < self.span_rate < 1:
       raise ValueError(f"task.span_rate={self.span_rate}: must be between 0 and 1")

@@ -32,6 +32,8 @@ class Task:
   packed: ClassVar[bool] = True
   # What the backbone must be: True autoregressive, False bidirectional, None either.
   causal: ClassVar[bool | None] = None
+  # Whether a prompt, what the model goes on from, is seen in both directions.
+  prompt_is_prefix: ClassVar[bool] = False
   # Whether the tokenizer must have a mask token.
   needs_mask: ClassVar[bool] = False
   # Names of the settings that `prepare` reads: they decide whether a stored corpus can be used again.

@@ -75,3 +75,24 @@ def test_every_token_is_drawn_anew():
   model = make_model("gpt2-tiny", init_stddev=1e-3)  # whose next token is any one, whatever came before
   (out,) = generate(model, init(model), [[7]], 50, Sampler(max_new_tokens=12))
   assert len(set(out)) > 4
+
+
+def test_a_prompt_that_is_a_prefix_is_seen_in_both_directions(trained):
+  model, params = trained
+  prompts, sampler = [[7, 8, 9, 10, 11], [12, 13]], Sampler(temperature=0, max_new_tokens=6, prompt_is_prefix=True)
+
+  @jax.jit
+  def likeliest(inputs):
+    return jnp.argmax(model.logits(params, "lm", model.hidden(params, inputs)[0], inputs["row"]), axis=-1)
+
+  def slow(prompt):
+    tokens = list(prompt)
+    while len(tokens) < len(prompt) + 6 and tokens[-1] != EOS:
+      inputs = make_inputs([tokens + [0] * (11 - len(tokens))])
+      prefix_BT = (np.arange(11) < len(prompt)).astype(np.int32)[None]
+      tokens.append(int(likeliest(inputs | {"prefix": prefix_BT})[0, len(tokens) - 1]))
+    return [token for token in tokens[len(prompt) :] if token != EOS]
+
+  out = generate(model, params, prompts, EOS, sampler)
+  assert out == [slow(prompt) for prompt in prompts]
+  assert out != generate(model, params, prompts, EOS, Sampler(temperature=0, max_new_tokens=6))
