@@ -77,7 +77,8 @@ def _assemble(
   peft: Peft = plug.make("peft", cfg.peft)
   optimizer: Optimizer = plug.make("optimizer", cfg.optimizer)
   mesh = sharding.make_mesh(cfg.mesh, devices or jax.devices())
-  accumulation = _accumulation(cfg, sharding.num_batch_shards(mesh))
+  _check_mesh(cfg, architecture, mesh)
+  accumulation = _accumulation(cfg, mesh)
 
   source, tasks = _make_tasks(cfg, architecture, tok)
   keys, stages = _task_keys(tasks), config.weight_stages(cfg)
@@ -106,7 +107,7 @@ def _assemble(
   sharing = {key: tuple(name for name in keys if keys[name] == key) for key in by_key}
   several = tuple((key, names) for key, names in sharing.items() if len(names) > 1)
   objective = Objective(model, tuple(by_key.items()), peft.intercept, cfg.loss_chunk, several)
-  program = make_program(Spec(model, objective, peft, optimizer, total_steps, accumulation, mesh))
+  program = make_program(Spec(model, objective, peft, optimizer, total_steps, accumulation, mesh, cfg.sharding))
   return Run(
     config=cfg,
     program=program,
@@ -216,20 +217,29 @@ def _task_keys(tasks: dict[str, Task]) -> dict[str, str]:
   return keys
 
 
-def _accumulation(cfg: Config, num_shards: int) -> int:
+def _check_mesh(cfg: Config, architecture: TransformerConfig, mesh: jax.sharding.Mesh) -> None:
+  """Raises ConfigError where rows, their tokens or the experts cannot be split as the mesh says."""
+  if cfg.batch_size % (shards := sharding.num_batch_shards(mesh)):
+    names = " times ".join(axis for axis in sharding.ROWS if mesh.shape[axis] > 1)
+    raise ConfigError(f"config.batch_size={cfg.batch_size}: must be divisible by {shards}, the mesh's {names} devices")
+  for length in cfg.length_buckets or (cfg.seq_len,):
+    if length % (parts := mesh.shape["sequence"]):
+      raise ConfigError(f"config.mesh.sequence={parts}: must divide the length of rows, {length}")
+  if architecture.num_experts % (parts := mesh.shape["expert"]):
+    raise ConfigError(f"config.mesh.expert={parts}: must divide model.num_experts={architecture.num_experts}")
+
+
+def _accumulation(cfg: Config, mesh: jax.sharding.Mesh) -> int:
   """Micro-batches per step, so that no device takes more than `max_device_tokens` at once."""
-  if cfg.batch_size % num_shards:
-    raise ConfigError(
-      f"config.batch_size={cfg.batch_size}: must be divisible by {num_shards}, the mesh's data times fsdp devices"
-    )
   if cfg.loss_chunk and cfg.seq_len % cfg.loss_chunk:
     raise ConfigError(f"config.loss_chunk={cfg.loss_chunk}: must divide config.seq_len={cfg.seq_len}")
-  rows = cfg.batch_size // num_shards
+  rows, device_len = cfg.batch_size // sharding.num_batch_shards(mesh), cfg.seq_len // mesh.shape["sequence"]
   if cfg.max_device_tokens is None:
     return 1
-  if cfg.max_device_tokens < cfg.seq_len:
-    raise ConfigError(f"config.max_device_tokens={cfg.max_device_tokens}: one row has config.seq_len={cfg.seq_len}")
-  return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n * cfg.seq_len <= cfg.max_device_tokens)
+  if cfg.max_device_tokens < device_len:
+    share = f" over config.mesh.sequence={mesh.shape['sequence']}" if device_len < cfg.seq_len else ""
+    raise ConfigError(f"config.max_device_tokens={cfg.max_device_tokens}: one row has config.seq_len={cfg.seq_len}{share}")
+  return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n * device_len <= cfg.max_device_tokens)
 
 
 def _load_base(cfg: Config, model: Model, path: Path, mesh: jax.sharding.Mesh) -> Base:

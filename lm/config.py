@@ -18,16 +18,19 @@ from lm.duration import Weight
 from lm.plug import ConfigError, Plug, convert, kinds_with, parse_plug, parse_text
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-REMAT = ("none", "dots", "block")
+REMAT = ("none", "dots", "block", "full", "offload")
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-  """Devices per mesh axis; -1 takes the rest."""
+  """Devices per mesh axis; -1 takes the rest. Rows of a batch are split over replica, data, fsdp and expert."""
 
-  data: int = -1
-  fsdp: int = 1
-  tensor: int = 1
+  replica: int = 1  # copies of the model across the slices of a TPU, a multiple of their number
+  data: int = -1  # copies of the model inside a slice
+  fsdp: int = 1  # parts of each parameter, gathered where it is read
+  sequence: int = 1  # parts of each row: keys and values are gathered
+  tensor: int = 1  # parts of heads, hidden units and vocabulary; between sublayers of each row
+  expert: int = 1  # parts of the experts, which rows reach by all-to-all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Config:
   init_from: str = ""  # workdir whose parameters to start from, at step 0
   resume_from: str = ""  # workdir whose newest state to go on from: parameters, optimizer, step
   dtype: str = "auto"  # of compute: auto, float32, bfloat16 or float16; auto is what the device is fast at
-  remat: str = _execution("none")  # what the backward pass recomputes: none, dots or block
+  sharding: tuple[str, ...] = _execution(())  # 'PATTERN: dim=axis dim=none' for parameters; the first match precedes the table
+  remat: str = _execution("none")  # what the backward pass recomputes: none, dots, block, full or offload
   scan_unroll: int = _execution(1)  # [layers] per iteration of the scan over layers: a larger program, fewer copies
   loss_chunk: int = _execution(0)  # [tokens] per chunk of head and cross-entropy; 0: whole rows
   evaluators: tuple[tuple[str, Plug], ...] = _execution(())  # by name; none: those of the tasks

@@ -34,6 +34,7 @@ class Spec:
   total_steps: int
   accumulation: int
   mesh: jax.sharding.Mesh
+  sharding: tuple[str, ...] = ()
 
 
 class Program:
@@ -44,7 +45,7 @@ class Program:
     rng = jax.random.key(0)
     boxed = jax.eval_shape(self._init_params, rng, {})
     self.axes = sharding.logical_axes(boxed)
-    sharding.check_rules(self.axes)
+    self.places = sharding.places(boxed, spec.mesh, spec.sharding)
     trains = {name: spec.peft.trainable(name) for name in self.axes}
     self.trainable = {name: bool(np.any(value)) for name, value in trains.items()}
     self._layer_masks = {
@@ -54,7 +55,8 @@ class Program:
       raise ValueError(f"config.peft={spec.peft}: no parameter trains")
     self._optimizer = spec.optimizer.make(spec.total_steps, self.axes)
     self.abstract = jax.eval_shape(self._init_state, rng, {})
-    self._shardings = sharding.param_shardings(self.abstract, self.axes, spec.mesh)
+    by_name = {name: place.sharding for name, place in self.places.items()}
+    self._shardings = sharding.param_shardings(self.abstract, by_name, spec.mesh)
     self._compiled: dict[Any, Any] = {}
 
   @property

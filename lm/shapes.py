@@ -65,3 +65,32 @@ def kernel_dims(axes: Sequence[str | None]) -> tuple[tuple[int, ...], tuple[int,
   if axes[rest[-1]] == "embed":
     return stacked, tuple(rest[:-1]), (rest[-1],)
   raise AssertionError(f"a kernel has 'embed' on one side, got {axes}")
+
+
+def split_dims(
+  dims: Sequence[str | None], shape: Sequence[int], rules: Sequence[tuple[str, Sequence[str] | None]], sizes: Mapping[str, int]
+) -> list[tuple[str, ...]]:
+  """Mesh axes that each dim of an array is split over. rules: dim -> axes, the first of a dim counts; sizes: of the axes.
+
+  An axis splits one dim of an array: that of the earlier rule. Of a dim's axes those of size 1 are left out, and all from the
+  first on that does not divide what is left of the dim.
+
+  >>> rules = (("experts", ("expert",)), ("embed", ("fsdp", "expert")))
+  >>> split_dims(("experts", "embed"), (8, 6), rules, {"fsdp": 2, "expert": 4})
+  [('expert',), ('fsdp',)]
+  >>> split_dims(("embed", None), (6, 8), rules, {"fsdp": 2, "expert": 4})
+  [('fsdp',), ()]
+  """
+  found: dict[str, tuple[str, ...]] = {}
+  for dim, axes in rules:
+    if dim not in dims or dim in found:
+      continue
+    left, kept = shape[dims.index(dim)], []
+    used = {axis for others in found.values() for axis in others}
+    for axis in (axis for axis in axes or () if sizes.get(axis, 1) > 1 and axis not in used):
+      if left % sizes[axis]:
+        break
+      left //= sizes[axis]
+      kept.append(axis)
+    found[dim] = tuple(kept)
+  return [found.get(dim, ()) if dim else () for dim in dims]

@@ -331,6 +331,7 @@ def _describe(run: Run, manifest: dict[str, Any], origin: _Origin) -> str:
   return "\n".join(
     [
       f"mesh: {mesh} of {manifest['device_kind']}; {manifest['cores']} cores; compute in {manifest['dtype']}",
+      *filter(None, [sharding.describe_whole(run.program.places)]),
       f"parameters: {params['total']:,}, trainable {params['trainable']:,}; accumulation {manifest['accumulation']}",
       run.loader.report(),
       *filter(None, (preview(run.load(name, "train"), run.config.seq_len, run.source(name, "train")) for name in names)),

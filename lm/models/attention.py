@@ -3,9 +3,11 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from lm.models.layers import Linear, Norm, soft_cap
+from lm.models.layout import constrain
 from lm.models.mask import Mask
 from lm.models.rope import Rotation, rotate
 from lm.models.transformer_config import TransformerConfig
@@ -70,7 +72,10 @@ class Attention(nn.Module):
     if cache is not None and start is not None:
       write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=1)
       k_BTKC, v_BTKC = cache = (write(cache[0], k_BTKC), write(cache[1], v_BTKC))
-    mixed_BTHC = Core(cfg, name="core")(q_BTHC, k_BTKC, v_BTKC, mask)
+    q_BTHC = constrain(q_BTHC, "batch", "length", "heads", "channels")
+    k_BTKC, v_BTKC = (constrain(x, "batch", "keys", "heads", "channels") for x in (k_BTKC, v_BTKC))
+    mixed_BTHC = constrain(Core(cfg, name="core")(q_BTHC, k_BTKC, v_BTKC, mask), "batch", "length", "heads", "channels")
+    mixed_BTHC = checkpoint_name(mixed_BTHC, "mixed")
     out = Linear(
       (cfg.model_dim,), ("heads", "channels", "embed"), num_inputs=2, bias=cfg.bias,
       stddev=cfg.init_stddev * (2 * cfg.num_layers) ** -0.5, dtype=self.dtype, name="out",

@@ -5,6 +5,7 @@ import jax
 from jax.typing import DTypeLike
 
 from lm.models.layers import ACTIVATIONS, Linear
+from lm.models.layout import constrain
 from lm.models.transformer_config import TransformerConfig
 
 
@@ -22,6 +23,7 @@ class Ffn(nn.Module):
     )(x_BTD)
     activate = ACTIVATIONS[cfg.activation]
     h_BTF = activate(widen("gate")) * widen("up") if cfg.gated else activate(widen("up"))
+    h_BTF = constrain(h_BTF, "batch", "length", "mlp")
     stddev = cfg.init_stddev * (2 * cfg.num_layers) ** -0.5
     return Linear(
       (cfg.model_dim,), ("mlp", "embed"), bias=cfg.bias, stddev=stddev, dtype=self.dtype, name="down"

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from lm.models import mask as masks
@@ -17,13 +18,26 @@ from lm.models.attention import Attention
 from lm.models.cache import Cache
 from lm.models.ffn import Ffn
 from lm.models.layers import Dropout, Embed, Norm
+from lm.models.layout import constrain
 from lm.models.moe import Experts
 from lm.models.transformer_config import TransformerConfig
 
+# What the backward pass finds saved of each block; what it does not find, it computes again.
 REMAT = {
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  "block": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # results of matrix products with parameters
+  "block": jax.checkpoint_policies.save_only_these_names("mixed"),  # its input, and what attention mixed
+  "full": jax.checkpoint_policies.nothing_saveable,  # its input
+  "offload": jax.checkpoint_policies.save_and_offload_only_these_names(  # its input, in the host's memory
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=["block_input"],
+    offload_src="device",
+    offload_dst="pinned_host",
+  ),
 }
+# The dims of hidden states: what a sublayer reads, and what is between sublayers, where norms, dropout and residuals treat
+# each position alone (Korthikanti et al. 2022). To the first, devices along `tensor` gather; back, they reduce and scatter.
+GATHERED = ("batch", "length", "activation")
+RESIDUAL = ("batch", "residual_length", "activation")
 
 
 class Output(NamedTuple):
@@ -72,6 +86,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x_BTD, cache, layer: Layer, shared: Shared):
     cfg = self.cfg
+    x_BTD = checkpoint_name(x_BTD, "block_input")
     router: dict[str, jax.Array] = {}
     mask = shared.mask
     if layer.window is not None:
@@ -85,7 +100,8 @@ class Block(nn.Module):
     if layer.first is not None:  # the residual of the first block starts from its norm
       x_BTD = jnp.where(layer.first, normed, x_BTD)
     entered = x_BTD if self.keep_inputs else None
-    y_BTD, cache = Attention(cfg, self.dtype, name="attention")(normed, by, mask, cache, shared.start)
+    attention = Attention(cfg, self.dtype, name="attention")
+    y_BTD, cache = attention(constrain(normed, *GATHERED), by, mask, cache, shared.start)
     x_BTD = self._add(x_BTD, y_BTD, "attention", before, shared.row_B)
 
     before = Norm.of(cfg, "ffn_norm")
@@ -93,17 +109,18 @@ class Block(nn.Module):
     if cfg.num_experts:
       y_BTD, router = Experts(cfg, self.dtype, name="ffn")(normed, shared.real_BT)
     else:
-      y_BTD = Ffn(cfg, self.dtype, name="ffn")(normed)
+      y_BTD = Ffn(cfg, self.dtype, name="ffn")(constrain(normed, *GATHERED))
     x_BTD = self._add(x_BTD, y_BTD, "ffn", before, shared.row_B)
     return x_BTD, LayerOut(cache, router, entered)
 
   def _add(self, x_BTD, y_BTD, name: str, norm: Norm, row_B):
     """The residual, with the norm where its position says."""
+    y_BTD = constrain(y_BTD, *RESIDUAL)
     if self.cfg.norm_position == "sandwich":
       y_BTD = Norm.of(self.cfg, f"{name}_post_norm")(y_BTD)
     x_BTD = x_BTD + Dropout(self.cfg.dropout_rate, name=f"{name}_dropout")(y_BTD, row_B)
     x_BTD = norm(x_BTD) if self.cfg.norm_position == "post" else x_BTD
-    return nn.with_logical_constraint(x_BTD, ("batch", "length", "activation"))
+    return constrain(x_BTD, *RESIDUAL)
 
 
 class Transformer(nn.Module):
@@ -146,7 +163,7 @@ class Transformer(nn.Module):
     if cache is not None:
       cache = cache.replace(k_LBSKC=outs.cache[0], v_LBSKC=outs.cache[1])
     router = {name: sums_LB.mean(0) for name, sums_LB in outs.router.items()}
-    return Output(x_BTD, cache, router, outs.input_BTD)
+    return Output(constrain(x_BTD, *GATHERED), cache, router, outs.input_BTD)
 
   def _embed(self, inputs, perturb):
     cfg = self.cfg
@@ -165,7 +182,7 @@ class Transformer(nn.Module):
     if cfg.embed_norm == "own":
       x_BTD = Norm.of(cfg, "embed_norm")(x_BTD)
     x_BTD = Dropout(cfg.dropout_rate, name="embed_dropout")(x_BTD, inputs["row"])
-    return nn.with_logical_constraint(x_BTD, ("batch", "length", "activation"))
+    return constrain(x_BTD, *RESIDUAL)
 
 
 def _layers(cfg: TransformerConfig) -> Layer:

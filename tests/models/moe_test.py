@@ -1,6 +1,7 @@
 """Experts against a loop over tokens and choices in float64: outputs, gradients, losses, drops, rows, devices, adapters."""
 
 import dataclasses
+import re
 import types
 
 import flax.linen as nn
@@ -21,7 +22,12 @@ CFG = TransformerConfig(
   1, D, 2, F, T, True, bias=False, gated=True, activation="silu", num_experts=E, experts_per_token=k, init_stddev=0.5
 )
 AMPLE = E / k  # a capacity of T slots per expert
-LAYOUTS = ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2})
+LAYOUTS = (
+  {"data": 8},
+  {"data": 2, "fsdp": 2, "tensor": 2},
+  {"data": 2, "expert": 4},
+  {"sequence": 2, "tensor": 2, "expert": 2},
+)
 
 
 def make(**changes):
@@ -188,13 +194,14 @@ def test_balance_is_one_per_token_when_even_and_e_by_k_when_all_choose_alike():
 @pytest.mark.parametrize("capacity", [0.0, 0.7])
 def test_eight_devices_give_what_one_gives(capacity, sizes):
   module, boxed, x_BTD, real_BT = make(expert_capacity=capacity)
-  axes = sharding.logical_axes(boxed)
-  sharding.check_rules(axes)
   expected, expected_grads = value(module, boxed, x_BTD, real_BT), gradients(module, boxed, x_BTD, real_BT)
   mesh = sharding.make_mesh(config.Mesh(**sizes), jax.devices())
-  params = jax.device_put(nn.unbox(boxed), sharding.param_shardings(nn.unbox(boxed), axes, mesh))
-  split = params["params"]["up"]["kernel"].sharding.spec
-  assert split == jax.sharding.PartitionSpec("tensor", "fsdp", None)
+  params = jax.device_put(nn.unbox(boxed), sharding.param_shardings(nn.unbox(boxed), sharding.by_name(boxed, mesh), mesh))
+  kernel = params["params"]["up"]["kernel"]
+  parts = {axis: sizes.get(axis, 1) for axis in sharding.AXES}
+  assert kernel.addressable_shards[0].data.shape == (
+    E // parts["expert"], D // (parts["fsdp"] * parts["sequence"]), F // parts["tensor"],
+  )  # fmt: skip
   with sharding.use(mesh):
     batch = sharding.place((x_BTD, real_BT), mesh)
     (y_BTD, sums), grads = value(module, params, *batch), gradients(module, params, *batch)
@@ -214,6 +221,19 @@ def test_tokens_stay_on_their_devices(capacity):
     batch = sharding.place((x_BTD, real_BT), mesh)
     text = jax.jit(module.apply).lower(params, *batch).compile().as_text()
   assert not [op for op in ("all-gather", "all-to-all", "all-reduce", "collective-permute") if op in text]
+
+
+@pytest.mark.parametrize("sizes", [{"expert": 4}, {"expert": 2, "tensor": 2}], ids=str)
+def test_slots_travel_to_their_experts_and_no_kernel_is_gathered(sizes):
+  module, boxed, x_BTD, real_BT = make(expert_capacity=0.7)
+  mesh = sharding.make_mesh(config.Mesh(data=1, **sizes), jax.devices()[:4])
+  params = jax.device_put(nn.unbox(boxed), tree.unflatten(sharding.by_name(boxed, mesh)))
+  with sharding.use(mesh):
+    batch = sharding.place((x_BTD, real_BT), mesh)
+    text = jax.jit(jax.grad(lambda *arguments: module.apply(*arguments)[0].sum())).lower(params, *batch).compile().as_text()
+  assert "all-to-all" in text
+  gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", text)
+  assert not [shape for shape in gathered if shape.startswith(f"{E},") and shape.count(",") == 2]
 
 
 def test_a_batch_that_does_not_fill_the_mesh_is_sorted_as_one():
