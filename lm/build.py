@@ -16,6 +16,7 @@ from lm.data import tokenizer as tokenizers
 from lm.data.loader import Loader, StreamData
 from lm.data.parts import Hosts
 from lm.data.tokenizer import Tokenizer
+from lm.models import kernel
 from lm.models.model import Model
 from lm.models.transformer_config import TRAINING_FIELDS, TransformerConfig
 from lm.optim import Optimizer
@@ -103,7 +104,8 @@ def _assemble(
   by_key = {keys[name]: task for name, task in tasks.items()}
   heads = tuple(sorted(dict(head for task in by_key.values() for head in task.heads).items()))
   dtype = device.compute_dtype(cfg.dtype, mesh.devices.flat[0])
-  model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll)
+  attention = kernel.choose(cfg.attention, mesh.devices.flat[0])
+  model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll, attention)
   sharing = {key: tuple(name for name in keys if keys[name] == key) for key in by_key}
   several = tuple((key, names) for key, names in sharing.items() if len(names) > 1)
   objective = Objective(model, tuple(by_key.items()), peft.intercept, cfg.loss_chunk, several)

@@ -19,6 +19,7 @@ from lm.plug import ConfigError, Plug, convert, kinds_with, parse_plug, parse_te
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 REMAT = ("none", "dots", "block", "full", "offload")
+ATTENTION = ("auto", "plain", "splash", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Config:
   resume_from: str = ""  # workdir whose newest state to go on from: parameters, optimizer, step
   dtype: str = "auto"  # of compute: auto, float32, bfloat16 or float16; auto is what the device is fast at
   sharding: tuple[str, ...] = _execution(())  # 'PATTERN: dim=axis dim=none' for parameters; the first match precedes the table
+  attention: str = _execution("auto")  # auto: the device's kernel where it can; plain; splash (TPU) or cudnn (GPU): or an error
   remat: str = _execution("none")  # what the backward pass recomputes: none, dots, block, full or offload
   scan_unroll: int = _execution(1)  # [layers] per iteration of the scan over layers: a larger program, fewer copies
   loss_chunk: int = _execution(0)  # [tokens] per chunk of head and cross-entropy; 0: whole rows
@@ -314,7 +316,7 @@ def _checked(cfg: Config) -> Config:
   duration.steps(cfg.total_steps, "config.total_steps", batch_size=cfg.batch_size, seq_len=cfg.seq_len, examples_per_epoch=1)
   for name in ("eval_every", "checkpoint_every"):
     duration.steps(getattr(cfg, name), f"config.{name}", total_steps=1)
-  for name, accepted in (("dtype", DTYPES), ("remat", REMAT)):
+  for name, accepted in (("dtype", DTYPES), ("remat", REMAT), ("attention", ATTENTION)):
     if getattr(cfg, name) not in accepted:
       raise ConfigError(f"config.{name}={getattr(cfg, name)!r}: accepted are {', '.join(accepted)}")
   buckets = cfg.length_buckets

@@ -6,11 +6,14 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from lm.models import cudnn, splash
+from lm.models.kernel import Kernel, Rows
 from lm.models.layers import Linear, Norm, soft_cap
 from lm.models.layout import constrain
 from lm.models.mask import Mask
 from lm.models.rope import Rotation, rotate
 from lm.models.transformer_config import TransformerConfig
+from lm.plug import ConfigError
 
 MASKED = -1e30  # finite, so that a row that may see nothing gives no nan
 
@@ -40,21 +43,41 @@ def attend(
   return out.transpose(0, 3, 1, 2, 4).reshape(B, T, H, C).astype(q_BTHC.dtype)
 
 
+KERNELS = {"splash": splash, "cudnn": cudnn}
+
+
 class Core(nn.Module):
-  """(q, k, v, mask) -> mixed values: a module of its own so that prefixes and kernels can stand in its place."""
+  """(q, k, v, mask) -> mixed values: a module of its own so that prefixes and kernels can stand in its place.
+
+  Raises:
+    ConfigError: the kernel was asked for by name and cannot compute this.
+  """
 
   cfg: TransformerConfig
+  kernel: Kernel = Kernel()
 
   @nn.compact
   def __call__(self, q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, mask: Mask) -> jax.Array:
-    return attend(q_BTHC, k_BSKC, v_BSKC, mask, self.cfg.attention_scale, self.cfg.attention_softcap)
+    cfg, rows = self.cfg, Rows(q_BTHC, k_BSKC, v_BSKC, mask)
+    module = KERNELS.get(self.kernel.name)
+    if module is not None and not self.is_initializing():
+      reason = module.refuses(rows, cfg)
+      if not reason:
+        return module.attend(rows, cfg, self.kernel.device)
+      if self.kernel.required:
+        raise ConfigError(f"config.attention={self.kernel.name!r}: {reason}; accepted here are auto and plain")
+    return attend(*rows, cfg.attention_scale, cfg.attention_softcap)
 
 
 class Attention(nn.Module):
-  """Self-attention of one layer; with a cache slice the new keys and values are written at slot `start`."""
+  """Self-attention of one layer; with a cache slice the new keys and values are written at slot `start`.
+
+  kernel: of whole rows; with a cache, a few queries over its slots are always the plain reference's.
+  """
 
   cfg: TransformerConfig
   dtype: DTypeLike
+  kernel: Kernel = Kernel()
 
   @nn.compact
   def __call__(self, x_BTD, by: Rotation | None, mask, cache=None, start=None):
@@ -72,9 +95,10 @@ class Attention(nn.Module):
     if cache is not None and start is not None:
       write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=1)
       k_BTKC, v_BTKC = cache = (write(cache[0], k_BTKC), write(cache[1], v_BTKC))
+    kernel = self.kernel if cache is None else Kernel()
     q_BTHC = constrain(q_BTHC, "batch", "length", "heads", "channels")
     k_BTKC, v_BTKC = (constrain(x, "batch", "keys", "heads", "channels") for x in (k_BTKC, v_BTKC))
-    mixed_BTHC = constrain(Core(cfg, name="core")(q_BTHC, k_BTKC, v_BTKC, mask), "batch", "length", "heads", "channels")
+    mixed_BTHC = constrain(Core(cfg, kernel, name="core")(q_BTHC, k_BTKC, v_BTKC, mask), "batch", "length", "heads", "channels")
     mixed_BTHC = checkpoint_name(mixed_BTHC, "mixed")
     out = Linear(
       (cfg.model_dim,), ("heads", "channels", "embed"), num_inputs=2, bias=cfg.bias,

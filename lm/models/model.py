@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from lm.models.cache import Cache
 from lm.models.head_spec import HeadSpec
 from lm.models.heads import HEADS, ROW_HEADS
+from lm.models.kernel import Kernel
 from lm.models.transformer import Output, Transformer
 from lm.models.transformer_config import TransformerConfig
 
@@ -26,9 +27,10 @@ class _Network(nn.Module):
   dtype: DTypeLike
   remat: str
   unroll: int
+  kernel: Kernel
 
   def setup(self):
-    self.backbone = Transformer(self.cfg, self.dtype, self.remat, self.unroll)
+    self.backbone = Transformer(self.cfg, self.dtype, self.remat, self.unroll, self.kernel)
     self.head = {name: HEADS[spec.kind](self.cfg, spec, self.dtype) for name, spec in self.heads}
 
   def hidden(self, inputs, perturb, cache):
@@ -61,6 +63,7 @@ class Model:
   dtype: str = "float32"
   remat: str = "none"
   unroll: int = 1
+  kernel: Kernel = Kernel()  # of attention
 
   def init(self, rng: jax.Array) -> dict:
     """Random parameters, each leaf boxed with its logical axis names (`nn.unbox` takes them off)."""
@@ -88,7 +91,7 @@ class Model:
 
   @property
   def _network(self) -> _Network:
-    return _Network(self.cfg, self.heads, jnp.dtype(self.dtype), self.remat, self.unroll)
+    return _Network(self.cfg, self.heads, jnp.dtype(self.dtype), self.remat, self.unroll, self.kernel)
 
   def _apply(self, params, rng, intercept, method, *args):
     rngs = None if rng is None else {"dropout": rng}

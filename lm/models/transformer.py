@@ -17,6 +17,7 @@ from lm.models import rope
 from lm.models.attention import Attention
 from lm.models.cache import Cache
 from lm.models.ffn import Ffn
+from lm.models.kernel import Kernel
 from lm.models.layers import Dropout, Embed, Norm
 from lm.models.layout import constrain
 from lm.models.moe import Experts
@@ -82,6 +83,7 @@ class Block(nn.Module):
   cfg: TransformerConfig
   dtype: DTypeLike
   keep_inputs: bool
+  kernel: Kernel
 
   @nn.compact
   def __call__(self, x_BTD, cache, layer: Layer, shared: Shared):
@@ -100,7 +102,7 @@ class Block(nn.Module):
     if layer.first is not None:  # the residual of the first block starts from its norm
       x_BTD = jnp.where(layer.first, normed, x_BTD)
     entered = x_BTD if self.keep_inputs else None
-    attention = Attention(cfg, self.dtype, name="attention")
+    attention = Attention(cfg, self.dtype, self.kernel, name="attention")
     y_BTD, cache = attention(constrain(normed, *GATHERED), by, mask, cache, shared.start)
     x_BTD = self._add(x_BTD, y_BTD, "attention", before, shared.row_B)
 
@@ -130,6 +132,7 @@ class Transformer(nn.Module):
   dtype: DTypeLike = jnp.float32
   remat: str = "none"
   unroll: int = 1  # layers per iteration of the scan; the parameters are stacked whatever it is
+  kernel: Kernel = Kernel()  # of attention
 
   @nn.compact
   def __call__(self, inputs, perturb=None, cache: Cache | None = None, keep_inputs: bool = False) -> Output:
@@ -156,7 +159,7 @@ class Transformer(nn.Module):
       length=cfg.num_layers,
       unroll=self.unroll,
       metadata_params={nn.PARTITION_NAME: "layers"},
-    )(cfg, self.dtype, keep_inputs, name="blocks")
+    )(cfg, self.dtype, keep_inputs, self.kernel, name="blocks")
     x_BTD, outs = blocks(x_BTD, layer_caches, _layers(cfg), shared)
     if cfg.norm_position != "post":
       x_BTD = Norm.of(cfg, "final_norm")(x_BTD)

@@ -1,0 +1,48 @@
+"""cuDNN's flash attention on NVIDIA GPUs, through `jax.nn.dot_product_attention`.
+
+What is not plainly causal (segments, windows, prefixes) reaches it as a boolean mask [B, 1, T, S], which all heads share.
+"""
+
+import dataclasses
+
+import jax
+from jax.sharding import PartitionSpec as P
+
+from lm.models.kernel import Layout, Rows, spread
+from lm.models.transformer_config import TransformerConfig
+
+MAX_CHANNELS = 128  # per head, on every GPU that has flash attention
+
+
+def refuses(rows: Rows, cfg: TransformerConfig) -> str:
+  """Why cuDNN cannot compute this, '' if it can."""
+  layout = Layout.ambient()
+  _, T, _, C = rows.q_BTHC.shape
+  if cfg.attention_softcap:
+    return "it has no soft cap"
+  if rows.q_BTHC.dtype.itemsize != 2:
+    return f"it computes in bfloat16 and float16, not {rows.q_BTHC.dtype}"
+  if C % 8 or C > MAX_CHANNELS:
+    return f"{C} channels per head are not a multiple of 8 up to {MAX_CHANNELS}"
+  if layout.shards(layout.length) > 1:
+    return "it needs whole rows on a device"
+  return f"{T} tokens are an odd number" if T % 2 else layout.refuses(rows)
+
+
+def attend(rows: Rows, cfg: TransformerConfig, device: str) -> jax.Array:
+  """`attention.attend` of whole rows, [B, T, H, C]. device: "cpu" computes the same by XLA."""
+  layout = Layout.ambient()
+  q_BTHC, k_BSKC, v_BSKC, mask = layout.repeated(rows)
+  causal = mask.causal is not None and mask.prefix is None
+  allowed_BTS = (dataclasses.replace(mask, causal=None) if causal else mask).as_array()
+  assert allowed_BTS is not None  # whole rows have segments
+  scale = cfg.attention_scale or cfg.channels**-0.5
+  implementation = "xla" if device == "cpu" else "cudnn"
+
+  def of_part(q_BTHC, k_BSKC, v_BSKC, allowed_B1TS):
+    return jax.nn.dot_product_attention(
+      q_BTHC, k_BSKC, v_BSKC, mask=allowed_B1TS, scale=scale, is_causal=causal, implementation=implementation
+    )
+
+  in_specs = layout.queries, layout.keys, layout.keys, P(layout.rows)
+  return spread(of_part, in_specs, layout.queries)(q_BTHC, k_BSKC, v_BSKC, allowed_BTS[:, None])
