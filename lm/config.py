@@ -75,7 +75,7 @@ class Config:
   attention: str = _execution("auto")  # auto: the device's kernel where it can; plain; splash (TPU) or cudnn (GPU): or an error
   remat: str = _execution("none")  # what the backward pass recomputes: none, dots, block, full or offload
   scan_unroll: int = _execution(1)  # [layers] per iteration of the scan over layers: a larger program, fewer copies
-  loss_chunk: int = _execution(0)  # [tokens] per chunk of head and cross-entropy; 0: whole rows
+  loss_chunk: int = _execution(0)  # [tokens] per chunk of head and cross-entropy; 0: as many as 128 MiB of logits hold
   evaluators: tuple[tuple[str, Plug], ...] = _execution(())  # by name; none: those of the tasks
   eval_every: int | str = _execution("10%")  # [steps] or a share of total_steps
   checkpoint_every: int | str = _execution("20%")  # [steps] or a share of total_steps

@@ -7,7 +7,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from lm.models import cudnn, splash
-from lm.models.kernel import Kernel, Rows
+from lm.models.kernel import MIXED, Kernel, Rows
 from lm.models.layers import Linear, Norm, soft_cap
 from lm.models.layout import constrain
 from lm.models.mask import Mask
@@ -66,7 +66,7 @@ class Core(nn.Module):
         return module.attend(rows, cfg, self.kernel.device)
       if self.kernel.required:
         raise ConfigError(f"config.attention={self.kernel.name!r}: {reason}; accepted here are auto and plain")
-    return attend(*rows, cfg.attention_scale, cfg.attention_softcap)
+    return checkpoint_name(attend(*rows, cfg.attention_scale, cfg.attention_softcap), MIXED)
 
 
 class Attention(nn.Module):
@@ -99,7 +99,6 @@ class Attention(nn.Module):
     q_BTHC = constrain(q_BTHC, "batch", "length", "heads", "channels")
     k_BTKC, v_BTKC = (constrain(x, "batch", "keys", "heads", "channels") for x in (k_BTKC, v_BTKC))
     mixed_BTHC = constrain(Core(cfg, kernel, name="core")(q_BTHC, k_BTKC, v_BTKC, mask), "batch", "length", "heads", "channels")
-    mixed_BTHC = checkpoint_name(mixed_BTHC, "mixed")
     out = Linear(
       (cfg.model_dim,), ("heads", "channels", "embed"), num_inputs=2, bias=cfg.bias,
       stddev=cfg.init_stddev * (2 * cfg.num_layers) ** -0.5, dtype=self.dtype, name="out",

@@ -13,9 +13,10 @@ from lm.models.layers import ACTIVATIONS, Dropout, Linear, Norm, broadcast_to_ra
 from lm.models.transformer_config import TransformerConfig
 
 
-def _vocab_logits(cfg: TransformerConfig, h: jax.Array, table_VD: jax.Array, dtype: DTypeLike) -> jax.Array:
+def _vocab_logits(cfg: TransformerConfig, h: jax.Array, table_VD: jax.Array | None, dtype: DTypeLike) -> jax.Array:
   """Logits [..., V]: the embedding table transposed, or a kernel of the head's own when untied."""
   if cfg.tied:
+    assert table_VD is not None
     logits = jnp.einsum("...d,vd->...v", h, table_VD.astype(h.dtype), preferred_element_type=jnp.float32)
   else:
     out = Linear((cfg.vocab_size,), ("embed", "vocab"), bias=False, stddev=cfg.init_stddev, dtype=dtype, name="out")
@@ -37,7 +38,7 @@ class LmHead(nn.Module):
   dtype: DTypeLike
 
   @nn.compact
-  def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array) -> jax.Array:
+  def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
     return _vocab_logits(self.cfg, h, table_VD, self.dtype)
 
 
@@ -49,7 +50,7 @@ class MlmHead(nn.Module):
   dtype: DTypeLike
 
   @nn.compact
-  def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array) -> jax.Array:
+  def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
     cfg = self.cfg
     h = _transform(cfg, h, self.dtype)
     zeros = logical(nn.initializers.zeros, ("vocab",))
@@ -67,7 +68,7 @@ class ClassifierHead(nn.Module):
   out: str = "out"  # name of the last layer
 
   @nn.compact
-  def __call__(self, h_BD: jax.Array, row_B: jax.Array, table_VD: jax.Array) -> jax.Array:
+  def __call__(self, h_BD: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
     cfg = self.cfg
     linear = lambda features, axes, bias, name: Linear(
       (features,), axes, bias=bias, stddev=cfg.init_stddev, dtype=self.dtype, name=name

@@ -15,6 +15,8 @@ from jax.sharding import PartitionSpec as P
 from lm.models.mask import Mask
 from lm.plug import ConfigError
 
+# Name, for remat policies that keep it, of what the backward pass needs of attention beside queries, keys and values.
+MIXED = "mixed"
 FASTEST = {"tpu": "splash", "gpu": "cudnn"}  # by platform; "plain" on every other
 
 

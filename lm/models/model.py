@@ -86,8 +86,13 @@ class Model:
 
   def logits(self, params: dict, head: str, h: jax.Array, row_B: jax.Array, *, rng=None, intercept=None) -> jax.Array:
     """The named head's fp32 outputs."""
-    table_VD = params["backbone"]["embed"]["embedding"]
+    table_VD = params["backbone"]["embed"]["embedding"] if self.cfg.tied else None
     return self._apply(params, rng, intercept, "logits", head, h, row_B, table_VD)
+
+  def read_by(self, head: str, params: dict) -> dict:
+    """The parameters that `logits` of that head reads, as a part of the tree."""
+    own = {name: value for name, value in params.items() if name == f"head_{head}"}
+    return own | ({"backbone": {"embed": {"embedding": params["backbone"]["embed"]["embedding"]}}} if self.cfg.tied else {})
 
   @property
   def _network(self) -> _Network:

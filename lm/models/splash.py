@@ -13,11 +13,10 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lm.models.kernel import Layout, Rows, spread
+from lm.models.kernel import MIXED, Layout, Rows, spread
 from lm.models.transformer_config import TransformerConfig
 
 LANES = 128  # of a vector register: blocks are multiples of it
-RESIDUAL = "attention"  # name of what the backward pass needs beside q, k and v, for remat policies that keep it
 
 
 class Blocks(NamedTuple):
@@ -82,7 +81,7 @@ def _make(rows: Rows, cfg: TransformerConfig, device: str, window: int) -> tuple
     q_seq_shards=1 if alike else shards,
     block_sizes=_block_sizes(T // shards, T, BLOCKS.get(device, DEFAULT)),
     attn_logits_soft_cap=cfg.attention_softcap or None,
-    residual_checkpoint_name=RESIDUAL,
+    residual_checkpoint_name=MIXED,
     interpret=device == "cpu",
   )
   return kernel, P() if alike or mesh.empty else kernel.manual_sharding_spec(NamedSharding(mesh, P(None, layout.length)))

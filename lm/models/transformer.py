@@ -17,7 +17,7 @@ from lm.models import rope
 from lm.models.attention import Attention
 from lm.models.cache import Cache
 from lm.models.ffn import Ffn
-from lm.models.kernel import Kernel
+from lm.models.kernel import MIXED, Kernel
 from lm.models.layers import Dropout, Embed, Norm
 from lm.models.layout import constrain
 from lm.models.moe import Experts
@@ -25,8 +25,10 @@ from lm.models.transformer_config import TransformerConfig
 
 # What the backward pass finds saved of each block; what it does not find, it computes again.
 REMAT = {
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # results of matrix products with parameters
-  "block": jax.checkpoint_policies.save_only_these_names("mixed"),  # its input, and what attention mixed
+  "dots": jax.checkpoint_policies.save_from_both_policies(  # what matrix products with parameters give, and attention
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(MIXED)
+  ),
+  "block": jax.checkpoint_policies.save_only_these_names(MIXED),  # its input, and what attention mixed
   "full": jax.checkpoint_policies.nothing_saveable,  # its input
   "offload": jax.checkpoint_policies.save_and_offload_only_these_names(  # its input, in the host's memory
     names_which_can_be_saved=[],

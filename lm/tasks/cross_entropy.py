@@ -1,12 +1,23 @@
-"""Cross-entropy against a head without holding all logits: a scan over chunks of T that recomputes them backwards."""
+"""Cross-entropy against a head without holding all logits: a scan over chunks of T that computes the gradient with the sum."""
 
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
 
-# (hidden [B, T, D], labels [B, T]) and the two sums below.
+LOGIT_BYTES = 2**27  # [bytes] of fp32 logits per device that may exist at a time where no chunk is set
+# "loss" and "accuracy", see `token_sums`.
 Sums = dict[str, jax.Array]
+# (hidden [B, T, D], labels [B, T], weights [B, T]).
+Rows = tuple[jax.Array, jax.Array, jax.Array]
+# (parameters that it reads, hidden [..., D]) -> logits [..., V].
+Head = Callable[[Any, jax.Array], jax.Array]
 
 
 def token_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
@@ -24,24 +35,136 @@ def token_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums
   return {"loss": jnp.sum((log_normaliser - label_logits) * weights), "accuracy": jnp.sum(correct * weights)}
 
 
-def chunked_token_sums(
-  head: Callable[[jax.Array], jax.Array], h_BTD: jax.Array, labels_BT: jax.Array, weights_BT: jax.Array, chunk: int
-) -> Sums:
-  """`token_sums(head(h), labels, weights)` in chunks of T, so that only [B, chunk, V] logits exist at a time.
+def chunked_token_sums(head: Head, read: Any, rows: Rows, chunk: int | None) -> Sums:
+  """`token_sums(head(read, h), labels, weights)` in chunks of T, so that only [B, chunk, V] logits exist at a time.
 
-  chunk: positions per chunk, a divisor of T; 0 takes all at once, of any shape. Chunks are of T and not of flattened
-  B * T, which would move rows between devices.
+  read: parameters of the head. rows: (h, labels, weights). chunk: positions per chunk of h [B, T, D], a divisor of T; 0:
+  whole rows up to `LOGIT_BYTES` per device; None: all at once, of any shape. Chunks are of T and not of flattened B * T,
+  which would move rows between devices.
+
+  Where it is differentiated, the gradient of the sum is computed with it: logits exist once, not again backwards. It
+  flows into h and into what the head reads, not into the weights.
   """
-  if chunk == 0 or chunk >= labels_BT.shape[1]:
-    return token_sums(head(h_BTD), labels_BT, weights_BT)
-  B, T = labels_BT.shape
-  assert T % chunk == 0, f"loss_chunk={chunk} does not divide {T}"
-  by_chunk = lambda x: x.reshape(B, T // chunk, chunk, *x.shape[2:]).swapaxes(0, 1)
+  h, labels, weights = rows
+  if chunk == 0:
+    chunk = _fitting_chunk(head, read, h)
+  if chunk is None or chunk >= labels.shape[1]:
+    return token_sums(head(read, h), labels, weights)
+  assert h.shape[1] % chunk == 0, f"loss_chunk={chunk} does not divide {h.shape[1]}"
+  return _sums(head, h.shape[1] // chunk, read, rows)
 
-  @jax.checkpoint
-  def body(totals: Sums, xs):
-    h, labels, weights = xs
-    return jax.tree.map(jnp.add, totals, token_sums(head(h), labels, weights)), None
 
-  zeros = {"loss": jnp.zeros(()), "accuracy": jnp.zeros(())}
-  return jax.lax.scan(body, zeros, (by_chunk(h_BTD), by_chunk(labels_BT), by_chunk(weights_BT)))[0]
+def _fitting_chunk(head: Head, read: Any, h_BTD: jax.Array) -> int:
+  """The largest divisor of T whose fp32 logits fit `LOGIT_BYTES` on a device; 1 if none does."""
+  B, T, _ = h_BTD.shape
+  rows, _, _ = _split(h_BTD)
+  per_token = 4 * jax.eval_shape(head, read, h_BTD).shape[-1] * B // _shards(rows)
+  return max(size for size in range(1, T + 1) if T % size == 0 and (size == 1 or size * per_token <= LOGIT_BYTES))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sums(head: Head, num_chunks: int, read: Any, rows: Rows) -> Sums:
+  body = lambda totals, xs: (jax.tree.map(jnp.add, totals, token_sums(head(read, xs[0]), *xs[1:])), None)
+  return jax.lax.scan(body, _zeros(), _by_chunk(rows, num_chunks))[0]
+
+
+def _sums_forward(head: Head, num_chunks: int, read: Any, rows: Rows):
+  """The sums, and d loss / d (read, h), on each device's rows.
+
+  What the head reads is gathered once, in the type of h, and its gradient reduced once: by GSPMD that would be per chunk.
+  """
+  h_BTD, labels_BT, weights_BT = rows
+  over_rows, over_length, over_model = _split(h_BTD)
+  axes = (*over_rows, *over_length)
+  scattered = tuple(axis for axis in over_model if axis in axes)
+  summed = tuple(axis for axis in axes if axis not in scattered)
+  num_chunks = math.gcd(num_chunks, h_BTD.shape[1] // _shards(over_length))
+  places = jax.tree.map(lambda x: _place(x, h_BTD.shape[-1], scattered), read)
+
+  def gather(x, place):
+    x = x.astype(h_BTD.dtype) if x.ndim > 1 else x
+    return jax.lax.all_gather(x, scattered, axis=len(place) - 1, tiled=True) if place else x
+
+  def reduce(grad, x, place):
+    over = summed if place else axes
+    grad = jax.lax.psum(grad, over) if over else grad
+    return (jax.lax.psum_scatter(grad, scattered, scatter_dimension=len(place) - 1, tiled=True) if place else grad).astype(
+      x.dtype
+    )
+
+  def of_part(read, rows):
+    whole = jax.tree.map(gather, read, places)
+    zeros = _zeros(), jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), whole)
+    (sums, grads), d_h = jax.lax.scan(functools.partial(_add_chunk, head, whole), zeros, _by_chunk(rows, num_chunks))
+    sums = jax.tree.map(lambda x: jax.lax.psum(x, axes), sums) if axes else sums
+    return sums, jax.tree.map(reduce, grads, read, places), d_h.swapaxes(0, 1).reshape(rows[0].shape)
+
+  if axes:
+    place = P(over_rows, over_length)
+    of_part = jax.shard_map(
+      of_part,
+      in_specs=(places, (place,) * 3),
+      out_specs=(P(), places, place),
+      axis_names=set(axes),
+      check_vma=False,
+    )
+  sums, grads, d_h = of_part(read, rows)
+  return sums, (grads, d_h, labels_BT, weights_BT)
+
+
+def _sums_backward(head: Head, num_chunks: int, saved, cotangents: Sums):
+  del head, num_chunks
+  grads, d_h, labels_BT, weights_BT = saved
+  scale = lambda x: (x * cotangents["loss"]).astype(x.dtype)
+  none = np.zeros(labels_BT.shape, jax.dtypes.float0)
+  return jax.tree.map(scale, grads), (scale(d_h), none, jnp.zeros_like(weights_BT))
+
+
+_sums.defvjp(_sums_forward, _sums_backward)
+
+
+def _zeros() -> Sums:
+  return {"loss": jnp.zeros(()), "accuracy": jnp.zeros(())}
+
+
+def _add_chunk(head: Head, read: Any, carry: tuple[Sums, Any], rows: Rows):
+  """One chunk's sums and gradients, added to those before it, and its d loss / d h."""
+  sums, grads = carry
+  h, labels, weights = rows
+  logits, pull = jax.vjp(head, read, h)
+  d_read, d_h = pull(_logit_gradient(logits, labels, weights))
+  add = functools.partial(jax.tree.map, jnp.add)
+  return (add(sums, token_sums(logits, labels, weights)), add(grads, d_read)), d_h
+
+
+def _logit_gradient(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+  """d loss / d logits of `token_sums`."""
+  is_label = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
+  return (jax.nn.softmax(logits) - is_label) * weights.astype(jnp.float32)[..., None]
+
+
+def _by_chunk(rows: Rows, num_chunks: int) -> Rows:
+  """[B, T, ...] -> [chunks, B, T / chunks, ...]."""
+  return jax.tree.map(lambda x: x.reshape(x.shape[0], num_chunks, -1, *x.shape[2:]).swapaxes(0, 1), rows)
+
+
+def _split(h_BTD: jax.Array) -> tuple[tuple[str, ...], ...]:
+  """Mesh axes that split rows, length and, of parameters, the model dim; none where they do not divide or have size 1."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return (), (), ()
+  spec = nn.logical_to_mesh_axes(("batch", "length"))
+  names = [*(spec or ()), *(nn.logical_to_mesh_axes(("embed",)) or ())]
+  found = [(axes,) if isinstance(axes, str) else tuple(axes or ()) for axes in names]
+  found = [tuple(axis for axis in axes if mesh.shape[axis] > 1) for axes in found]
+  return tuple(axes if size % _shards(axes) == 0 else () for axes, size in zip(found, h_BTD.shape, strict=True))
+
+
+def _shards(axes: Iterable[str]) -> int:
+  """Into how many parts mesh axes split."""
+  return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in axes)
+
+
+def _place(x: jax.Array, model_dim: int, axes: tuple[str, ...]) -> P:
+  """The spec of a parameter: its model dim, of matrices, over the axes; the last entry is that dim's."""
+  return P(*[None] * x.shape.index(model_dim), axes) if axes and x.ndim > 1 and model_dim in x.shape else P()

@@ -19,7 +19,7 @@ class Forward:
 
   def __init__(self, model: Model, params: dict, intercept: Intercept | None = None, *, head="", loss_chunk: int = 0):
     self._model, self._params, self._intercept, self._head = model, params, intercept, head
-    self.loss_chunk = loss_chunk  # positions of T per chunk of head and cross-entropy; 0: whole rows
+    self.loss_chunk = loss_chunk  # positions of T per chunk of head and cross-entropy; 0: by size
     self._seen: dict[tuple, tuple] = {}
 
   @property
@@ -66,9 +66,12 @@ class Forward:
     """One hidden state per row [B, D], as `pool` reads it."""
     return pool(self(batch, rng), batch["segment_ids"], pooling)
 
-  def token_sums(self, h: jax.Array, labels: jax.Array, weights: jax.Array, batch: dict, rng=None, chunk: int = 0) -> Sums:
-    """`cross_entropy.token_sums` of the logits of h; with a chunk of [B, T, D] in pieces of so many positions."""
-    return chunked_token_sums(lambda h: self.head(h, batch, rng), h, labels, weights, chunk)
+  def token_sums(
+    self, h: jax.Array, labels: jax.Array, weights: jax.Array, batch: dict, rng=None, chunk: int | None = None
+  ) -> Sums:
+    """`cross_entropy.token_sums` of the logits of h, in chunks as `chunked_token_sums` takes them."""
+    head = lambda read, h: self._model.logits(read, self._head, h, batch["row"], rng=rng, intercept=self._intercept)
+    return chunked_token_sums(head, self._model.read_by(self._head, self._params), (h, labels, weights), chunk)
 
 
 def pool(h_BTD: jax.Array, segment_ids_BT: jax.Array, pooling: str) -> jax.Array:

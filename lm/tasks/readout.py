@@ -35,8 +35,8 @@ class Score(Causal):
     chunk = math.gcd(h_BTD.shape[1], CHUNK)
 
     def of_row(h_TD, targets_T, weights_T):
-      head = lambda h: forward.head(h, batch)
-      return chunked_token_sums(head, h_TD[None], targets_T[None], weights_T[None], chunk)["loss"]
+      head = lambda read, h: forward.head(h, batch)
+      return chunked_token_sums(head, None, (h_TD[None], targets_T[None], weights_T[None]), chunk)["loss"]
 
     loss_B = jax.vmap(of_row)(h_BTD, batch["targets"], batch["weights"])
     return {"loss": loss_B, "num_tokens": batch["weights"].sum(-1)}
