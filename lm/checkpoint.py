@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm import tree
+from lm import files, tree
 from lm.config import ConfigError
 from lm.files import read_json, write_json
 from lm.state import TrainState
@@ -32,7 +32,7 @@ class Checkpoints:
     context = ocp.Context()
     context.memory.write_concurrent_bytes = in_flight
     self._checkpointer = ocp.training.Checkpointer(
-      str(directory.absolute()), preservation_policy=policy, cleanup_tmp_directories=True, context=context
+      files.absolute(directory), preservation_policy=policy, cleanup_tmp_directories=True, context=context
     )
     self._saved_step = self.latest
     self.best: dict[str, Any] | None = read_best(directory)
@@ -151,7 +151,7 @@ def _load(path: Path, abstract: dict[str, Any], partial: bool = False) -> dict[s
   context.pytree.loading.partial_load = partial
   try:
     with context:
-      return ocp.load_checkpointables(str(path.absolute()), abstract)
+      return ocp.load_checkpointables(files.absolute(path), abstract)
   except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
     raise unreadable(path, error) from error
 
@@ -160,7 +160,7 @@ def _metadata(path: Path) -> Any:
   from orbax.checkpoint import v1 as ocp
 
   try:
-    return ocp.checkpointables_metadata(str(path.absolute()))
+    return ocp.checkpointables_metadata(files.absolute(path))
   except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
     raise unreadable(path, error) from error
 

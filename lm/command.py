@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm import config, plug
+from lm import config, files, plug
 from lm.config import Config, ConfigError
+from lm.roll import Asked
 
 USAGE = """usage: python -m lm.main --config=FILE[:ARGUMENT] [--workdir=DIR] [--config.SETTING=VALUE ...]
        python -m lm.main --mode=show --config=FILE[:ARGUMENT] [--config.SETTING=VALUE ...]
@@ -32,11 +33,17 @@ USAGE = """usage: python -m lm.main --config=FILE[:ARGUMENT] [--workdir=DIR] [--
   --encoding, --delimiter, --quoting, --on_bad_row
                     how the rows are read, as the options of data.table (--list=sources); what is not given, --text too,
                     is as the run read its data. --on_bad_row=skip gives rows that are bad a line without a prediction
+  --coordinator, --num_processes, --process_id
+                    several processes as one run, each started with the same command but its own --process_id, from 0:
+                    HOST:PORT of process 0. Unset: the environment's COORDINATOR_ADDRESS, NUM_PROCESSES and PROCESS_ID (or
+                    a Job's JOB_COMPLETION_INDEX), else what a TPU VM, GKE, SLURM (srun) or Open MPI says; else it is alone
+  --cluster_timeout seconds that processes wait for each other (300)
   --list            what there is of a kind, with its arguments
 """
 
 # Flags of predict that say how its rows are read: options of the source `table`.
 READING = ("text", "encoding", "delimiter", "quoting", "on_bad_row")
+CLUSTER = tuple(field.name for field in dataclasses.fields(Asked))
 # Flag -> the modes that read it. Elsewhere it would have no effect, which is an error.
 FLAGS = {
   "mode": ("train", "show", "evaluate", "predict"),
@@ -48,6 +55,7 @@ FLAGS = {
   "output": ("predict",),
   "task": ("predict",),
   **dict.fromkeys(READING, ("predict",)),
+  **dict.fromkeys(CLUSTER, ("train", "evaluate")),
 }
 NEEDED = {"train": ("config",), "show": ("config",), "evaluate": ("workdir",), "predict": ("workdir", "input", "output")}
 SWITCHES = ("--help", "-h", "--accept_changes", "--list")  # need no value
@@ -67,6 +75,7 @@ class Command:
   output: str = ""
   task: str = ""
   reading: tuple[tuple[str, Any], ...] = ()  # those of READING that are given
+  cluster: Asked = Asked()
   kind: str = ""  # of --list; "" is all
   overrides: tuple[tuple[str, str], ...] = ()
 
@@ -102,7 +111,8 @@ def parse(argv: Sequence[str]) -> Command:
     raise ConfigError(f"--{missing[0]}: missing; --mode={mode} needs it (see --help)")
   accept = given.pop("accept_changes", None) is not None
   reading = tuple((name, given.pop(name)) for name in READING if name in given)
-  return Command(**{**given, "mode": mode}, accept_changes=accept, reading=reading, overrides=tuple(overrides))
+  cluster = Asked(**{name: given.pop(name) for name in CLUSTER if name in given})
+  return Command(**{**given, "mode": mode}, accept_changes=accept, reading=reading, cluster=cluster, overrides=tuple(overrides))
 
 
 def workdir(command: Command, cfg: Config) -> Path:
@@ -112,7 +122,7 @@ def workdir(command: Command, cfg: Config) -> Path:
   decides them where the learning rates depend on it; where they do not, more steps find the run that they continue.
   """
   if command.workdir:
-    return Path(command.workdir)
+    return files.path(command.workdir, "--workdir")
   file, _, argument = command.config.partition(":")
   free = ("seed", "total_steps") if _can_be_made_longer(cfg) else ("seed",)
   decides = lambda name: name not in free and config.is_identity(name)

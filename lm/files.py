@@ -1,20 +1,77 @@
-"""JSON files and folders that are written whole or not at all."""
+"""Files that are written whole or not at all, on this machine or remote (gs://bucket/run): the one way of a run to its workdir.
+
+A remote path is etils' (epath), which Orbax uses too and which answers as pathlib's does. Corpora and their stores, which may
+be at any URL, have lm.data.paths.
+"""
 
 import contextlib
 import json
 import shutil
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lm.plug import ConfigError
 
 
+def path(text: str | Path, setting: str) -> Path:
+  """The path that a text means.
+
+  Raises:
+    ConfigError: a URL other than gs://, since Orbax writes to no other store, or gcsfs is missing; it names the setting.
+  """
+  if "://" not in str(text):
+    return Path(text)
+  if not str(text).startswith("gs://"):
+    raise ConfigError(f"{setting}={text}: accepted are a folder of this machine and gs://BUCKET/FOLDER, as checkpoints allow")
+  import fsspec
+  from etils import epath
+
+  try:
+    fsspec.get_filesystem_class("gs")
+  except ImportError as error:
+    raise ConfigError(f"{setting}={text}: needs gcsfs: pip install 'lm[gcs]'") from error
+  return cast(Path, epath.Path(text))
+
+
+def is_remote(path: Path) -> bool:
+  """Whether it is not on a file system of this machine."""
+  return "://" in str(path)
+
+
+def absolute(path: Path) -> str:
+  """Where it is, from anywhere."""
+  return str(path) if is_remote(path) else str(path.resolve())
+
+
+def write(path: Path, data: bytes) -> None:
+  """Writes beside the place and renames, so that a kill leaves the old file or the new one; a remote file appears whole."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path if is_remote(path) else path.with_name(path.name + ".tmp")
+  temporary.write_bytes(data)
+  if temporary != path:
+    temporary.replace(path)
+
+
 def write_json(path: Path, value: Any) -> None:
-  """Writes beside the place and renames, so that a kill leaves the old file or the new one."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(value, indent=2) + "\n")
-  temporary.replace(path)
+  """Writes an object whole, as `write` does."""
+  write(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+@contextlib.contextmanager
+def fetched(path: Path) -> Generator[Path]:
+  """A file or folder on this machine: itself, or a copy of a remote one for as long as it is needed."""
+  if not is_remote(path):
+    yield path
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    target = Path(folder, path.name)
+    if path.is_dir():
+      target.mkdir()
+    for source in path.iterdir() if path.is_dir() else (path,):
+      (target / source.name if path.is_dir() else target).write_bytes(source.read_bytes())
+    yield target
 
 
 @contextlib.contextmanager

@@ -3,14 +3,15 @@
 Flags and process set-up, then config -> run -> train. Everything else is in functions that notebooks call too.
 """
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lm import cluster, config, files
 from lm import command as commands
-from lm import config
 from lm.command import Command
 
 
@@ -19,7 +20,9 @@ def main(argv: list[str]) -> int:
   modes = {"help": _help, "list": _list, "show": _show, "train": _train, "evaluate": _evaluate, "predict": _predict}
   try:
     command = commands.parse(argv)
-    return modes[command.mode](command)
+    several = command.mode in commands.FLAGS["coordinator"]
+    with cluster.joined(command.cluster) if several else contextlib.nullcontext():
+      return modes[command.mode](command)
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -64,9 +67,10 @@ def _train(command: Command) -> int:
     print(f"workdir: {workdir}")
   run = build.make_run(cfg)
   summary = train.train(run, workdir, stop, command.accept_changes)
-  report.draw_run(workdir)
+  if cluster.here().first:
+    report.draw_run(workdir)
   if summary["status"] == "interrupted":
-    return 128 + received[0]
+    return 128 + next(iter(received), signal.SIGTERM)  # of several processes, another one may have been asked
   heads = {task.head for task in run.tasks.values()}
   exports = settings.has_counterpart(run.program.spec.model.cfg)
   print("next:", *commands.next_commands(workdir, heads, exports), sep="\n  ")
@@ -76,7 +80,7 @@ def _train(command: Command) -> int:
 def _evaluate(command: Command) -> int:
   from lm import record
 
-  workdir = Path(command.workdir)
+  workdir = files.path(command.workdir, "--workdir")
   record.read_manifest(workdir)
   print(set_up_process())
   from lm import build, evaluate, report
@@ -91,7 +95,7 @@ def _evaluate(command: Command) -> int:
 def _predict(command: Command) -> int:
   from lm import predict, predictor, record
 
-  workdir, source, target = Path(command.workdir), Path(command.input), Path(command.output)
+  workdir, source, target = files.path(command.workdir, "--workdir"), Path(command.input), Path(command.output)
   record.read_manifest(workdir)
   predict.check_paths(source, target)
   print(set_up_process())
@@ -123,7 +127,8 @@ def set_up_process() -> str:
     jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile for TPUs; to look for one takes it seconds and words
   devices = jax.devices()
   device.check_platform(devices[0].platform, found)
-  return f"{devices[0].platform}: {len(devices)} x {devices[0].device_kind}"
+  hosts = f" of {cluster.here().count} processes" if cluster.here().count > 1 else ""
+  return f"{devices[0].platform}: {len(devices)} x {devices[0].device_kind}{hosts}"
 
 
 def stop_on_signals(received: list[int]) -> Callable[[], bool]:

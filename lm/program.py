@@ -17,7 +17,7 @@ from lm import sharding, tree
 from lm.models.model import Model
 from lm.optim import Optimizer
 from lm.peft.peft import Peft
-from lm.shapes import Batch
+from lm.shapes import INPUTS, Batch
 from lm.state import TrainState
 from lm.step import init_loss_scale, make_eval_step, make_train_step
 from lm.tasks.objective import Objective
@@ -91,7 +91,10 @@ class Program:
       self._eval_step(key, batch)
 
   def train(self, state: TrainState, batch: Batch, rng: jax.Array) -> tuple[TrainState, dict[str, Any]]:
-    """One optimizer step; the old state's buffers are given to the new one."""
+    """One optimizer step; the old state's buffers are given to the new one.
+
+    The metrics are those of `make_train_step`, and "row_tokens": real positions of each row of the global batch, [B].
+    """
     return self._declared("train", batch)(state, batch, rng)
 
   def evaluate(self, key: str, params: dict, batch: Batch) -> dict[str, Any]:
@@ -108,9 +111,14 @@ class Program:
   def _train_step(self, batch: Batch):
     spec = self.spec
     step = make_train_step(spec.objective, self._optimizer, spec.peft, self._layer_masks, spec.accumulation)
+
+    def counted(state: TrainState, batch: Batch, rng: jax.Array) -> tuple[TrainState, dict[str, Any]]:
+      new, metrics = step(state, batch, rng)
+      return new, metrics | {"row_tokens": jnp.count_nonzero(batch[INPUTS]["segment_ids"], axis=1)}
+
     key = jax.eval_shape(lambda: jax.random.key(0))
     rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(spec.mesh))
-    return self._compile(("train", _signature(batch)), step, (self.abstract_sharded, self._abstract(batch), rng), True)
+    return self._compile(("train", _signature(batch)), counted, (self.abstract_sharded, self._abstract(batch), rng), True)
 
   def _eval_step(self, key: str, batch: Batch):
     abstract = self.abstract_sharded

@@ -9,7 +9,6 @@ import hashlib
 import json
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 import lm
-from lm import config, device, metrics, plug
+from lm import config, device, files, metrics, plug
 from lm.checkpoint import FORMAT
 from lm.config import Config, ConfigError
 from lm.data import source
@@ -28,6 +27,7 @@ from lm.data.tokenizer import Tokenizer
 from lm.files import read_json, write_json
 from lm.models.transformer_config import TransformerConfig
 from lm.run import Run
+from lm.track import Records
 
 # What tells that a folder holds a model: of a run and of Hugging Face, or an adapter of peft.
 MODEL_FILES = ("config.json", "adapter_config.json")
@@ -86,7 +86,7 @@ def find_base(workdir: Path) -> Path | None:
   base, given = read_manifest(workdir)["base"], load_config(workdir).init_from
   if not base:
     return None
-  places = (Path(base["workdir"]), Path(given))
+  places = [files.path(place, "config.init_from") for place in (base["workdir"], given)]
   found = [path for path in places if any((path / name).is_file() for name in MODEL_FILES)]
   if not found:
     raise ConfigError(
@@ -183,12 +183,12 @@ def _another(workdir: Path, words: str) -> ConfigError:
   )
 
 
-def prepare(run: Run, workdir: Path, step: int) -> dict[str, Any]:
+def prepare(run: Run, records: Records, step: int) -> dict[str, Any]:
   """Writes config.json, manifest.json and the tokenizer, and returns the manifest.
 
   Says on stderr if this machine differs from the one before; a changed setting is kept in the manifest's `changes`.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
+  workdir = records.workdir
   manifest, before = _manifest(run), read_json(workdir / "manifest.json")
   if before:
     for name in ("platform", "dtype", "cores", "devices", "accumulation"):
@@ -204,9 +204,9 @@ def prepare(run: Run, workdir: Path, step: int) -> dict[str, Any]:
       if manifest["data"].get(name) != old
     ]
     manifest["changes"] = before["changes"] + [{"step": step, "name": n, "before": a, "now": b} for n, a, b, _ in changed]
-  write_json(workdir / "config.json", config.to_dict(run.config))
-  write_json(workdir / "manifest.json", manifest)
-  run.tokenizer.save(workdir)
+  write_json(records.folder / "config.json", config.to_dict(run.config))
+  write_json(records.folder / "manifest.json", manifest)
+  run.tokenizer.save(records.folder)
   return manifest
 
 
@@ -236,12 +236,6 @@ def check_base(run: Run, workdir: Path) -> None:
   before = read_manifest(workdir)["base"]
   if run.base and before and before["sha256"] != run.base.sha256:
     raise ConfigError(f"config.init_from={run.config.init_from!r}: its parameters changed since this run started")
-
-
-def copy_history(other: Path, workdir: Path) -> None:
-  """Copies the losses and metrics of another run, whose newest checkpoint this run goes on from."""
-  for name in ("losses.f32", "metrics.jsonl"):
-    shutil.copyfile(other / name, workdir / name)
 
 
 class History:
@@ -305,7 +299,7 @@ def _manifest(run: Run) -> dict[str, Any]:
 def _base(run: Run) -> dict[str, Any] | None:
   if run.base is None:
     return None
-  return {"workdir": str(run.base.workdir.resolve()), "step": run.base.step, "sha256": run.base.sha256}
+  return {"workdir": files.absolute(run.base.workdir), "step": run.base.step, "sha256": run.base.sha256}
 
 
 def _data(run: Run) -> dict[str, str]:

@@ -68,4 +68,5 @@ class Run:
   @property
   def noise_rng(self) -> jax.Array:
     """The key that dropout folds the step into."""
-    return jax.device_put(jax.random.key(self.config.seed), sharding.replicated(self.mesh))
+    everywhere = sharding.replicated(self.mesh)
+    return jax.jit(lambda: jax.random.key(self.config.seed), out_shardings=everywhere)()

@@ -1,6 +1,7 @@
 """Sharding is data: a mesh from the config, one table from logical dims to mesh axes, and shardings that follow from both."""
 
 import contextlib
+import functools
 import math
 import re
 from collections.abc import Generator, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -196,6 +198,28 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
-def place(batch: Any, mesh: jax.sharding.Mesh) -> Any:
-  """Host arrays of a global batch to the devices."""
-  return jax.device_put(batch, batch_sharding(mesh))
+@functools.cache
+def local_rows(mesh: jax.sharding.Mesh, num_rows: int) -> np.ndarray:
+  """The rows of a global batch that the devices of this process hold, rising."""
+  parts = batch_sharding(mesh).addressable_devices_indices_map((num_rows,)).values()
+  return np.unique(np.concatenate([np.arange(num_rows)[part] for part in parts]))
+
+
+def place(batch: Any, mesh: jax.sharding.Mesh, num_rows: int | None = None) -> Any:
+  """Host arrays to the devices: a global batch, or of one of `num_rows` rows those that `local_rows` says."""
+  split = batch_sharding(mesh)
+  if split.is_fully_addressable:
+    return jax.device_put(batch, split)
+
+  def put(values: np.ndarray) -> jax.Array:
+    total = num_rows or len(values)
+    held = local_rows(mesh, total) if num_rows else np.arange(total)
+    take = lambda index: values[np.searchsorted(held, np.arange(total)[index[0]])][:, *index[1:]]
+    return jax.make_array_from_callback((total, *values.shape[1:]), split, take)
+
+  return jax.tree.map(put, batch)
+
+
+def place_whole(value: Any, sharding: NamedSharding) -> jax.Array:
+  """A host array that every process has, to the devices."""
+  return jax.make_array_from_callback(np.shape(value), sharding, lambda index: np.asarray(value)[index])

@@ -14,6 +14,49 @@ from typing import IO, Any
 
 import numpy as np
 
+from lm import files
+
+GROWING = ("losses.f32", "metrics.jsonl")  # files of a run that are appended to
+
+
+class Records:
+  """The folder of this machine in which a process keeps what its run leaves, and the workdir that gets it.
+
+  They are the same for process 0 and a workdir of its file system. A remote one has no append: its files are kept here and put
+  there whole. What other processes keep is seen by nobody: they do as process 0 does, so that nothing else asks who they are.
+
+  cache: the folder of this machine in which such folders are.
+  """
+
+  def __init__(self, workdir: Path, cache: Path, index: int = 0):
+    self.workdir, self._sends = workdir, index == 0 and files.is_remote(workdir)
+    self._private = index > 0 or files.is_remote(workdir)
+    key = hashlib.sha256(files.absolute(workdir).encode()).hexdigest()[:24]
+    self.folder = cache / "runs" / key / str(index) if self._private else workdir
+    self.place = self.folder if index else workdir  # where a file goes that is written once, and whole
+
+  def __enter__(self) -> "Records":
+    if self._private:  # what a kill left there; the truth is in the workdir
+      shutil.rmtree(self.folder, ignore_errors=True)
+    self.folder.mkdir(parents=True, exist_ok=True)
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self.send()
+    if self._private:
+      shutil.rmtree(self.folder)
+
+  def bring(self, other: Path) -> None:
+    """Copies the losses and metrics of a workdir whose checkpoint this run goes on from."""
+    for name in GROWING if other != self.folder else ():
+      (self.folder / name).write_bytes((other / name).read_bytes())
+
+  def send(self) -> None:
+    """Puts all files into a remote workdir; the others are there already."""
+    for path in self.folder.rglob("*") if self._sends else ():
+      if path.is_file():
+        files.write(self.workdir.joinpath(*path.relative_to(self.folder).parts), path.read_bytes())
+
 
 class Tracker:
   """Writes scalars to metrics.jsonl (the source of truth) and TensorBoard, and keeps one console line up to date.

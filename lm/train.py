@@ -4,12 +4,14 @@ Nothing that decides a number lives outside the state and the step: after any in
 with the same losses, bit for bit, as a run that was never stopped.
 """
 
+import contextlib
 import dataclasses
 import math
+import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +19,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm import checkpoint, config, duration, evaluate, metrics, record, sharding, tree
+from lm import checkpoint, cluster, config, duration, evaluate, files, metrics, record, sharding, tree
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
+from lm.data import paths
 from lm.data.preview import preview
 from lm.evals.evaluator import Evaluator
 from lm.files import write_json
 from lm.run import Run
-from lm.shapes import INPUTS, Batch
+from lm.shapes import Batch
 from lm.state import TrainState
-from lm.track import Clock, Losses, Tracker
+from lm.track import Clock, Losses, Records, Tracker
 
 MIN_LOSS_SCALE = 1.0  # a loss that is not finite at this scale will not become so at a smaller one
 
@@ -45,31 +48,29 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
   if finished.get("status") == "finished" and finished["step"] >= run.total_steps:
     print(f"{workdir}: finished at step {finished['step']}; nothing to do")
     return finished
+  here = cluster.here()
   with clock("start-up"):
     evaluators = evaluate.make_evaluators(run)
     origin = _find_origin(run, workdir, accept_changes)
     step, state = origin.step, origin.load(run)
-    manifest = record.prepare(run, workdir, step)
-    origin.bring_records(workdir)
   with (
+    Records(workdir, paths.cache_folder(), here.index) as records,
+    _started(run, records, origin, clock) as (manifest, losses, tracker),
     Checkpoints(workdir / "checkpoints", cfg.keep_checkpoints) as checkpoints,
-    Losses(workdir / "losses.f32") as losses,
-    Tracker(workdir, total_steps=run.total_steps, resume_step=step) as tracker,
   ):
-    losses.truncate(step)
-    loop = _Loop(run, evaluators, clock, tracker, losses, checkpoints, _Taken(step, state))
+    loop = _Loop(run, evaluators, clock, tracker, losses, checkpoints, records, _Taken(step, state))
     loop.resume(origin.progress)
     tracker.say(_describe(run, manifest, origin))
     with clock("compile"):
       run.program.compile(run.loader.shapes(), evaluate.eval_shapes(evaluators))
     eval_every = duration.steps(cfg.eval_every, "config.eval_every", total_steps=run.total_steps)
     save_every = duration.steps(cfg.checkpoint_every, "config.checkpoint_every", total_steps=run.total_steps)
-    history = record.History(workdir)
+    history = record.History(records.folder)
     try:
       if step == 0 or (step % eval_every == 0 and step < run.total_steps and not history.evaluated(step)):
         loop.evaluate()  # also one that a kill cut short after its step was saved
       for batch in loop.batches():
-        if stop():
+        if here.stops(loop.taken.number, stop()):
           raise KeyboardInterrupt
         loop.step(batch)
         if loop.taken.number % save_every == 0 or loop.taken.number == run.total_steps:
@@ -77,7 +78,7 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
         if loop.taken.number % eval_every == 0 and loop.taken.number < run.total_steps:
           loop.evaluate()
       loop.evaluate()
-      for text in filter(None, (evaluator.report(workdir, workdir) for evaluator in evaluators.values())):
+      for text in filter(None, (evaluator.report(records.folder, records.place) for evaluator in evaluators.values())):
         tracker.say(text)
       status = "finished"
     except KeyboardInterrupt:  # asked to stop, or a notebook's stop button
@@ -88,7 +89,7 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
       tracker.say(f"interrupted: saved step {loop.taken.number} of {run.total_steps}; the same command continues from there")
     with clock("checkpoint"):
       checkpoints.wait()
-    return loop.finish(status, history, workdir)
+    return loop.finish(status, history)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +119,22 @@ class _Origin:
       abstract = abstract.replace(frozen=run.init_state().frozen)
     return checkpoint.restore(self._path, abstract, run.saves_frozen)
 
-  def bring_records(self, workdir: Path) -> None:
-    """Copies the losses and metrics of the steps before from another workdir."""
-    if self.run_dir not in (None, workdir):
-      record.copy_history(self.run_dir, workdir)
+
+@contextlib.contextmanager
+def _started(run: Run, records: Records, origin: _Origin, clock: Clock) -> Generator[tuple[dict[str, Any], Losses, Tracker]]:
+  """Manifest, losses and tracker of a run that goes on from `origin`; on every process, of which the first one talks."""
+  here = cluster.here()
+  with contextlib.ExitStack() as stack:
+    with clock("start-up"):
+      if origin.run_dir:
+        records.bring(origin.run_dir)
+      here.agree("the start of training", origin.step)  # process 0 now changes what all others have read
+      manifest = record.prepare(run, records, origin.step)
+    losses = stack.enter_context(Losses(records.folder / "losses.f32"))
+    losses.truncate(origin.step)
+    console = None if here.first else stack.enter_context(open(os.devnull, "w"))
+    tracker = Tracker(records.folder, total_steps=run.total_steps, resume_step=origin.step, stream=console)
+    yield manifest, losses, stack.enter_context(tracker)
 
 
 def _find_origin(run: Run, workdir: Path, accept_changes: bool) -> _Origin:
@@ -133,7 +146,7 @@ def _find_origin(run: Run, workdir: Path, accept_changes: bool) -> _Origin:
     record.check_schedule(run, workdir, own[-1], accept_changes)
     return _Origin(own[-1], f"step {own[-1]}, the newest checkpoint of {workdir}", workdir)
   if cfg.resume_from:
-    other = Path(cfg.resume_from)
+    other = files.path(cfg.resume_from, "config.resume_from")
     found = checkpoint.steps(other / "checkpoints")
     if not found or found[-1] >= run.total_steps:
       raise ConfigError(
@@ -159,12 +172,12 @@ def _find_origin(run: Run, workdir: Path, accept_changes: bool) -> _Origin:
 class _Taken(NamedTuple):
   """How far a run is. One value, so that an interruption finds a state, its number of steps and what is pending together.
 
-  pending: (step, its metrics, its tokens by stream) of steps whose metrics were not read yet.
+  pending: (step, its metrics) of steps whose metrics were not read yet.
   """
 
   number: int
   state: TrainState
-  pending: tuple[tuple[int, dict[str, Any], np.ndarray], ...] = ()
+  pending: tuple[tuple[int, dict[str, Any]], ...] = ()
 
 
 @dataclasses.dataclass
@@ -177,6 +190,7 @@ class _Loop:
   tracker: Tracker
   losses: Losses
   checkpoints: Checkpoints
+  records: Records
   taken: _Taken
 
   def __post_init__(self):
@@ -197,32 +211,34 @@ class _Loop:
     self.window = (time.perf_counter(), self.tokens, self.clock.seconds.get("data wait", 0.0))
 
   def batches(self) -> Iterator[Batch]:
-    """The batches of the steps to take, each made in a thread while the step before it runs."""
+    """This process's rows of the batches of the steps to take, each made in a thread while the step before it runs."""
     first, total = self.taken.number, self.run.total_steps
+    rows = sharding.local_rows(self.run.mesh, self.run.config.batch_size)
     with ThreadPoolExecutor(1) as pool:
-      waiting = pool.submit(self.run.loader.batch, first)
+      waiting = pool.submit(self.run.loader.batch, first, rows)
       for step in range(first, total):
         with self.clock("data wait"):
           batch = waiting.result()
         if step + 1 < total:
-          waiting = pool.submit(self.run.loader.batch, step + 1)
+          waiting = pool.submit(self.run.loader.batch, step + 1, rows)
         yield batch
 
   def step(self, batch: Batch) -> None:
     """Dispatches one step, then reads the metrics of the step before."""
     with self.clock("train"):
       number, state, pending = self.taken
-      placed, tokens_B = sharding.place(batch, self.run.mesh), np.count_nonzero(batch[INPUTS]["segment_ids"], axis=1)
-      num_tokens = np.bincount(self.run.loader.streams_of(number), tokens_B, len(self.streams.tokens)).astype(int)
+      placed = sharding.place(batch, self.run.mesh, self.run.config.batch_size)
       state, result = self.run.program.train(state, placed, self.rng)
-      self.taken = _Taken(number + 1, state, (*pending, (number, result, num_tokens)))
+      self.taken = _Taken(number + 1, state, (*pending, (number, result)))
       self.flush(keep=1)
 
   def flush(self, keep: int = 0) -> None:
     """Waits for the metrics of all pending steps but the last `keep`, and records them; harmless if interrupted."""
     while len(self.taken.pending) > keep:
-      step, result, num_tokens = self.taken.pending[0]
+      step, result = self.taken.pending[0]
       values = jax.device_get(result)
+      of_stream_B = self.run.loader.streams_of(step)
+      num_tokens = np.bincount(of_stream_B, values["row_tokens"], len(self.streams.tokens)).astype(int)
       loss = np.float32(values["loss"])
       scale = values["loss_scale"].get("scale", 0.0)  # float16 skips a step that overflows, and tries a smaller scale
       if not np.isfinite(loss) and scale < MIN_LOSS_SCALE:
@@ -246,6 +262,7 @@ class _Loop:
       params = tree.merge(self.taken.state.params, self.taken.state.frozen)
       found = evaluate.evaluate(self.evaluators, params, periodic_only=not (first or last))
     self.tracker.write(step, found)
+    self.records.send()
     shown = [f"{name.removeprefix('eval/')} {value:.4g}" for name, value in found.items() if first or name.startswith("eval/")]
     if shown:
       self.tracker.say(f"step {step}: " + ", ".join(shown))
@@ -269,14 +286,15 @@ class _Loop:
       self.flush()
     with self.clock("checkpoint"):
       self.losses.flush()
+      self.records.send()
       progress = {"tokens": self.tokens, "seconds": dict(self.clock.seconds), "tasks": self.run.described_tasks}
       progress["streams"] = dataclasses.asdict(self.streams)
       self.checkpoints.save(self.taken.number, self.taken.state, self.run.saves_frozen, progress)
 
-  def finish(self, status: str, history: record.History, workdir: Path) -> dict[str, Any]:
+  def finish(self, status: str, history: record.History) -> dict[str, Any]:
     """Writes summary.json, says where the time went, and returns what it wrote."""
     summary = self._summarise(status, history)
-    write_json(workdir / "summary.json", summary)
+    write_json(self.records.folder / "summary.json", summary)
     self.tracker.say(_describe_time(summary))
     return summary
 

@@ -156,8 +156,8 @@ class Loader:
     """Which stream each row of a step's global batch belongs to, by its number, [B]."""
     return self._mixture.locate(step * self._batch_size + np.arange(self._batch_size))[0]
 
-  def batch(self, step: int, rows: slice = slice(None)) -> Batch:
-    """The global batch of a step (from 0), or some of its rows."""
+  def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
+    """The global batch of a step (from 0), or those of its rows that a slice or their numbers say."""
     wanted = np.arange(self._batch_size)[rows]
     if self._buckets:
       epoch, index = divmod(step, self._buckets.num_batches)
