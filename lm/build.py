@@ -257,9 +257,7 @@ def _load_base(cfg: Config, model: Model, path: Path, mesh: jax.sharding.Mesh) -
   parts = lambda names, others: ", ".join(sorted({_part(name, others) for name in names - others})) or "none"
   notice = f"new: {parts(wanted.keys(), flat.keys())}; left out: {parts(flat.keys(), wanted.keys())}"
   kept = {name: flat[name] for name in wanted.keys() & flat.keys()}
-  digest = tree.sha256(tree.unflatten(flat))
-  assert digest is not None
-  return Base(path, step, digest, kept, notice)
+  return Base(path, step, tree.sha256(tree.unflatten(flat)), kept, notice)
 
 
 def _part(name: str, others: Collection[str]) -> str:

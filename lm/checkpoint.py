@@ -3,6 +3,7 @@
 The only file that imports Orbax. Its v1 API is where Orbax goes; v1 reads files of v0.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ class Checkpoints:
   def mark_best(self, step: int, metric: str, value: float) -> None:
     """Keeps the checkpoint of a step, which was saved, beside the newest ones, in the place of the best one so far."""
     self.best = {"step": step, "metric": metric, "value": value}
-    write_json(self._directory / BEST, self.best)
+    if jax.process_index() == 0:
+      write_json(self._directory / BEST, self.best)
 
   def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
     """Orbax's question: which of these, oldest first, to keep."""
@@ -126,10 +128,12 @@ def read_best(directory: Path) -> dict[str, Any] | None:
   return best if best and best["step"] in steps(directory) else None
 
 
-def load_params(directory: Path, which: str | int = "last") -> tuple[int, dict[str, Any]]:
-  """Step and parameter tree (host arrays; frozen leaves too where they were saved) of one checkpoint of a folder.
+def load_params(
+  directory: Path, which: str | int = "last", shardings: Mapping[str, jax.sharding.Sharding] | None = None
+) -> tuple[int, dict[str, Any]]:
+  """Step and parameter tree (frozen leaves too where they were saved) of one checkpoint of a folder.
 
-  which: as `choose` takes it.
+  which: as `choose` takes it. shardings: by name, where a parameter goes; those without one are host arrays.
 
   Raises:
     ConfigError: there is none, or it cannot be read.
@@ -139,7 +143,12 @@ def load_params(directory: Path, which: str | int = "last") -> tuple[int, dict[s
   metadata = _metadata(path).metadata
   frozen = metadata["rest"].get("frozen") or {}
   wanted = {"params": metadata["params"]} | ({"rest": {"frozen": frozen}} if frozen else {})
-  saved = _load(path, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), wanted), partial=True)
+
+  def target(path: Any, leaf: Any) -> Any:
+    place = (shardings or {}).get(tree.leaf_name(path).removeprefix("params/").removeprefix("rest/frozen/"))
+    return np.zeros(leaf.shape, leaf.dtype) if place is None else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+  saved = _load(path, jax.tree_util.tree_map_with_path(target, wanted), partial=True)
   return step, tree.merge(saved["params"], saved["rest"]["frozen"] if frozen else {})
 
 

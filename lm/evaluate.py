@@ -4,9 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from lm import checkpoint, plug, record, tree
+from lm import checkpoint, cluster, plug, record, tree
 from lm.config import ConfigError, Plug
 from lm.evals.evaluator import Evaluator
 from lm.files import write_json
@@ -85,23 +83,23 @@ def evaluate_workdir(run: Run, workdir: Path, which: str | int = "last") -> dict
     "config_sha256": record.read_manifest(workdir)["config_sha256"],
     "metrics": evaluate(evaluators, _load_params(run, workdir, step)),
   }
-  folder = workdir / "evaluations"
-  folder.mkdir(exist_ok=True)
-  write_json(folder / f"{step}.json", found)
-  for text in filter(None, (evaluator.report(workdir, folder / f"{step}") for evaluator in evaluators.values())):
-    print(text, file=sys.stderr)
+  if cluster.here().first:
+    folder = workdir / "evaluations"
+    write_json(folder / f"{step}.json", found)
+    for text in filter(None, (evaluator.report(workdir, folder / f"{step}") for evaluator in evaluators.values())):
+      print(text, file=sys.stderr)
   return found
 
 
 def _load_params(run: Run, workdir: Path, step: int) -> dict[str, Any]:
   """The full tree with the PEFT method's leaves, on its devices; what the checkpoint lacks is that of the run's base."""
   record.check_base(run, workdir)
-  _, saved = checkpoint.load_params(workdir / "checkpoints", step)
   abstract = run.program.abstract_sharded
-  below = {} if run.saves_frozen else run.init_state().frozen
-  params, wanted = tree.flatten(tree.merge(saved, below)), tree.flatten(tree.merge(abstract.params, abstract.frozen))
+  wanted = tree.flatten(tree.merge(abstract.params, abstract.frozen))
+  _, saved = checkpoint.load_params(workdir / "checkpoints", step, {name: leaf.sharding for name, leaf in wanted.items()})
+  params = tree.flatten(tree.merge(saved, {} if run.saves_frozen else run.init_state().frozen))
   shapes = lambda flat: {(name, leaf.shape) for name, leaf in flat.items()}
   bad = sorted({name for name, _ in shapes(params) ^ shapes(wanted)})
   if bad:
     raise ConfigError(f"{workdir}: step {step} lacks or has other parameters than the run: {', '.join(bad)}")
-  return tree.unflatten({name: jax.device_put(value, wanted[name].sharding) for name, value in params.items()})
+  return tree.unflatten(params)

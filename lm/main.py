@@ -62,6 +62,7 @@ def _train(command: Command) -> int:
 
   received: list[int] = []
   stop = stop_on_signals(received)
+  record.check_hosts(cfg, workdir)
   record.check(cfg, workdir, command.accept_changes)
   if not command.workdir:
     print(f"workdir: {workdir}")
@@ -81,7 +82,7 @@ def _evaluate(command: Command) -> int:
   from lm import record
 
   workdir = files.path(command.workdir, "--workdir")
-  record.read_manifest(workdir)
+  record.check_hosts(record.load_config(workdir), workdir)
   print(set_up_process())
   from lm import build, evaluate, report
 

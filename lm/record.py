@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import secrets
 import shlex
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 import lm
-from lm import config, device, files, metrics, plug
+from lm import cluster, config, device, files, metrics, plug
 from lm.checkpoint import FORMAT
 from lm.config import Config, ConfigError
 from lm.data import source
@@ -27,7 +28,6 @@ from lm.data.tokenizer import Tokenizer
 from lm.files import read_json, write_json
 from lm.models.transformer_config import TransformerConfig
 from lm.run import Run
-from lm.track import Records
 
 # What tells that a folder holds a model: of a run and of Hugging Face, or an adapter of peft.
 MODEL_FILES = ("config.json", "adapter_config.json")
@@ -116,6 +116,46 @@ def check(cfg: Config, workdir: Path, accept_changes: bool = False) -> None:
     raise _another(workdir, ", ".join(f"{name}: {before!r} -> {now!r}" for name, before, now, _ in changed))
 
 
+def check_hosts(cfg: Config, workdir: Path) -> None:
+  """Before anything is built: all processes see one workdir, and have the config and the commit of process 0.
+
+  Process 0 leaves a note in the workdir under a name that is new, which all read.
+
+  Raises:
+    ConfigError: on every process, one line that names those for which it is not so.
+  """
+  here = cluster.here()
+  if here.count == 1:
+    return
+  commit = (_git_state() or {"commit": f"lm {lm.__version__}"})["commit"]
+  note = workdir / f".hosts-{here.agree('the name of the note', secrets.token_hex(8))[0]}.json"
+  if here.first:
+    write_json(note, {"config": config.to_dict(cfg), "sha256": _config_sha256(cfg), "commit": commit})
+  here.agree("the note in the workdir", here.index)
+  verdicts = here.agree("what the note says", _verdict(read_json(note), cfg, commit, workdir))
+  if here.first:
+    note.unlink()
+  wrong = [f"{here.name(i)} {verdict}" for i, verdict in enumerate(verdicts) if verdict]
+  if wrong:
+    raise ConfigError(f"{'; '.join(wrong)}; {here.name(0)} leads the run")
+
+
+def _verdict(note: dict[str, Any], cfg: Config, commit: str, workdir: Path) -> str:
+  """What this process has otherwise than the one that left the note, "" for nothing."""
+  if not note:
+    return f"does not see in --workdir={workdir} what process 0 has just written to its own: it must be one place for all"
+  if note["commit"] != commit:
+    return f"runs commit {commit[:12]}, not {note['commit'][:12]}"
+  if note["sha256"] == _config_sha256(cfg):
+    return ""
+  changed = config.changes(config.from_dict(note["config"]), cfg)
+  return "has another config: " + ", ".join(f"{name}: {theirs!r} -> {own!r}" for name, theirs, own, _ in changed)
+
+
+def _config_sha256(cfg: Config) -> str:
+  return hashlib.sha256(json.dumps(config.to_dict(cfg), sort_keys=True).encode()).hexdigest()
+
+
 def _check_plugs(cfg: Config) -> None:
   """Raises ConfigError for a plug-in, option or value that does not exist: a slip of the keys is no other identity."""
   for kind, value in (("peft", cfg.peft), ("optimizer", cfg.optimizer), ("model", cfg.model)):
@@ -183,12 +223,13 @@ def _another(workdir: Path, words: str) -> ConfigError:
   )
 
 
-def prepare(run: Run, records: Records, step: int) -> dict[str, Any]:
-  """Writes config.json, manifest.json and the tokenizer, and returns the manifest.
+def prepare(run: Run, workdir: Path, step: int, folder: Path | None = None) -> dict[str, Any]:
+  """Writes config.json, manifest.json and the tokenizer into a folder, that of the run if none is given; returns the manifest.
 
   Says on stderr if this machine differs from the one before; a changed setting is kept in the manifest's `changes`.
   """
-  workdir = records.workdir
+  folder = folder or workdir
+  folder.mkdir(parents=True, exist_ok=True)
   manifest, before = _manifest(run), read_json(workdir / "manifest.json")
   if before:
     for name in ("platform", "dtype", "cores", "devices", "accumulation"):
@@ -204,9 +245,9 @@ def prepare(run: Run, records: Records, step: int) -> dict[str, Any]:
       if manifest["data"].get(name) != old
     ]
     manifest["changes"] = before["changes"] + [{"step": step, "name": n, "before": a, "now": b} for n, a, b, _ in changed]
-  write_json(records.folder / "config.json", config.to_dict(run.config))
-  write_json(records.folder / "manifest.json", manifest)
-  run.tokenizer.save(records.folder)
+  write_json(folder / "config.json", config.to_dict(run.config))
+  write_json(folder / "manifest.json", manifest)
+  run.tokenizer.save(folder)
   return manifest
 
 
@@ -234,7 +275,8 @@ def write_imported(
 def check_base(run: Run, workdir: Path) -> None:
   """Raises ConfigError if the parameters that the workdir's run started from are others by now."""
   before = read_manifest(workdir)["base"]
-  if run.base and before and before["sha256"] != run.base.sha256:
+  hashes = {run.base.sha256, before["sha256"]} - {None} if run.base and before else set()  # None: nobody could take it
+  if len(hashes) > 1:
     raise ConfigError(f"config.init_from={run.config.init_from!r}: its parameters changed since this run started")
 
 
@@ -289,7 +331,7 @@ def _manifest(run: Run) -> dict[str, Any]:
     "architecture": dataclasses.asdict(run.program.spec.model.cfg),
     "tokenizer": run.tokenizer.fingerprint(),
     "data": _data(run),
-    "config_sha256": hashlib.sha256(json.dumps(config.to_dict(run.config), sort_keys=True).encode()).hexdigest(),
+    "config_sha256": _config_sha256(run.config),
     "base": _base(run),
     "tasks": run.described_tasks,
     "changes": [],

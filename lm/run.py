@@ -16,11 +16,14 @@ from lm.program import Program
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-  """The parameters a run starts from: its workdir, the step, their hash, and the leaves by name (host arrays)."""
+  """The parameters a run starts from: its workdir, the step, their hash, and the leaves by name.
+
+  sha256: None where no process has all of them, as of a Hugging Face directory that several read.
+  """
 
   workdir: Path
   step: int
-  sha256: str
+  sha256: str | None
   params: Mapping[str, Any]
   notice: str  # one line: which of the run's own leaves are new, which of the base's are left out
 

@@ -112,7 +112,7 @@ def load_unmerged(path: Path, which: str | int = "last") -> tuple[int, dict[str,
   if base_path:
     base = record.read_manifest(path)["base"]
     _, below = load_params(base_path, base["step"])
-    if tree.sha256(tree.unflatten(below)) != base["sha256"]:
+    if base["sha256"] and tree.sha256(tree.unflatten(below)) != base["sha256"]:
       raise ConfigError(f"config.init_from={cfg.init_from!r} of {path}: its parameters changed since that run started")
     flat = below | flat
   return step, flat

@@ -218,8 +218,3 @@ def place(batch: Any, mesh: jax.sharding.Mesh, num_rows: int | None = None) -> A
     return jax.make_array_from_callback((total, *values.shape[1:]), split, take)
 
   return jax.tree.map(put, batch)
-
-
-def place_whole(value: Any, sharding: NamedSharding) -> jax.Array:
-  """A host array that every process has, to the devices."""
-  return jax.make_array_from_callback(np.shape(value), sharding, lambda index: np.asarray(value)[index])

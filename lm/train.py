@@ -129,7 +129,7 @@ def _started(run: Run, records: Records, origin: _Origin, clock: Clock) -> Gener
       if origin.run_dir:
         records.bring(origin.run_dir)
       here.agree("the start of training", origin.step)  # process 0 now changes what all others have read
-      manifest = record.prepare(run, records, origin.step)
+      manifest = record.prepare(run, records.workdir, origin.step, records.folder)
     losses = stack.enter_context(Losses(records.folder / "losses.f32"))
     losses.truncate(origin.step)
     console = None if here.first else stack.enter_context(open(os.devnull, "w"))
@@ -314,8 +314,7 @@ class _Loop:
       "peak_memory_bytes": _peak_memory(),
       "time": {name: round(seconds.get(name, 0.0), 3) for name in names},
       "loss_sha256": self.losses.sha256(),
-      "params_sha256": tree.sha256(tree.merge(self.taken.state.params, self.taken.state.frozen)),
-    }
+    } | _hash_params(self.taken.state)
 
   def _log(self, done: int, loss: float, values: dict[str, Any]) -> None:
     now, waited = time.perf_counter(), self.clock.seconds.get("data wait", 0.0)
@@ -356,6 +355,12 @@ def _describe(run: Run, manifest: dict[str, Any], origin: _Origin) -> str:
       f"steps: {run.total_steps}; starts from {origin.words}",
     ]
   )
+
+
+def _hash_params(state: TrainState) -> dict[str, str | None]:
+  """Hash of all parameters, or null and the reason."""
+  found = {"params_sha256": tree.sha256(tree.merge(state.params, state.frozen))}
+  return found if found["params_sha256"] else found | {"params_sha256_reason": "no process has all of the parameters"}
 
 
 def _describe_time(summary: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ SETTINGS = {**MODEL, **DATA, "total_steps": 6, "eval_every": 3, "mesh.data": 2, 
 
 
 class Ended(NamedTuple):
-  """How a process ended, and what it said."""
+  """How a process ended, and what it said, without the lines of gloo."""
 
   code: int
   out: str
@@ -64,7 +64,8 @@ def finish(processes: Sequence[subprocess.Popen], seconds: float = 240) -> list[
   try:
     for process in processes:
       out, error = process.communicate(timeout=max(deadline - time.monotonic(), 1))
-      found.append(Ended(process.returncode, out, error))
+      ours = "".join(line for line in out.splitlines(keepends=True) if not line.startswith("[Gloo]"))
+      found.append(Ended(process.returncode, ours, error))
   finally:
     for process in processes:
       process.kill()
