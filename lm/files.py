@@ -60,18 +60,29 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def fetched(path: Path) -> Generator[Path]:
-  """A file or folder on this machine: itself, or a copy of a remote one for as long as it is needed."""
-  if not is_remote(path):
-    yield path
+def fetched(where: str) -> Generator[str]:
+  """A file or a folder of files on this machine: where it is, or a copy of a remote one for as long as it is needed."""
+  if "://" not in where:
+    yield where
     return
+  source = path(where, "fetch")
   with tempfile.TemporaryDirectory() as folder:
-    target = Path(folder, path.name)
-    if path.is_dir():
+    target = Path(folder, source.name)
+    if source.is_dir():
       target.mkdir()
-    for source in path.iterdir() if path.is_dir() else (path,):
-      (target / source.name if path.is_dir() else target).write_bytes(source.read_bytes())
-    yield target
+    for file in source.iterdir() if source.is_dir() else (source,):
+      (target / file.name if source.is_dir() else target).write_bytes(file.read_bytes())
+    yield str(target)
+
+
+def find(folder: Path, name: str) -> list[Path]:
+  """All files of a name in or below a folder, sorted; of a remote one by a single listing."""
+  if not is_remote(folder):
+    return sorted(folder.rglob(name))
+  import fsspec
+
+  system, inside = fsspec.core.url_to_fs(str(folder))
+  return [path(system.unstrip_protocol(found), "find") for found in system.find(inside) if found.endswith(f"/{name}")]
 
 
 @contextlib.contextmanager

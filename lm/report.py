@@ -5,10 +5,13 @@ accuracy is over examples, a language model's over tokens.
 """
 
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any, Literal
+
+from lm import files
 
 # Metrics that are shown, most telling first, and the axis label; {per} is what the values are an average over.
 SHOWN = {
@@ -88,7 +91,7 @@ def find_runs(directory: Path) -> list[Path]:
   Raises:
     ValueError: there is none.
   """
-  runs = sorted(path.parent for path in directory.rglob("metrics.jsonl") if path.stat().st_size)
+  runs = [path.parent for path in files.find(directory, "metrics.jsonl") if path.read_bytes()]
   if not runs:
     raise ValueError(f"{directory}: no run (a folder with metrics.jsonl) in or below it")
   return runs
@@ -139,7 +142,7 @@ def compare(directory: Path) -> Comparison:
     rows = [_row(name, runs[name], curves[name], metrics) for name in names]
     tables.append(Table("", ["run", *headings, "steps", "parameters", "trainable", "tokens/s", "wall time"], rows))
   comparison = Comparison(tables, pictures)
-  (directory / "comparison.md").write_text(comparison.markdown())
+  files.write(directory / "comparison.md", comparison.markdown().encode())
   return comparison
 
 
@@ -295,5 +298,7 @@ def save_figure(figure: Any, title: str, path: Path) -> Path:
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(x=0.03)
-  figure.savefig(path, dpi=110)
+  picture = io.BytesIO()
+  figure.savefig(picture, dpi=110, format="png")
+  files.write(path, picture.getvalue())
   return path

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm import checkpoint, device, hub, plug, record, sharding, tree
+from lm import checkpoint, device, files, hub, plug, record, sharding, tree
 from lm.config import ConfigError, Plug, parse_plug
 from lm.data import hf_tokenizer
 from lm.data import tokenizer as tokenizers
@@ -34,6 +34,11 @@ def find(path_or_id: str, setting: str) -> Path:
   Raises:
     ConfigError: it is none of them; it names the setting.
   """
+  if "://" in path_or_id:
+    folder = files.path(path_or_id, setting)
+    if not is_workdir(folder):
+      raise ConfigError(f"{setting}={path_or_id}: not the workdir of a run; a Hugging Face directory must be on this machine")
+    return folder
   try:
     folder = hub.resolve(path_or_id)
   except ConfigError as error:
@@ -151,7 +156,9 @@ def find_tokenizer(path: Path) -> Tokenizer | None:
   if not where:
     base = find_adapted(path)
     return find_tokenizer(base) if base else None
-  tok, num_rows = tokenizers.load(where), read_architecture(path).vocab_size
+  with files.fetched(where) as copy:
+    tok = tokenizers.load(copy)
+  num_rows = read_architecture(path).vocab_size
   if tok.vocab_size > num_rows:
     raise ConfigError(f"{path}: its tokenizer has {tok.vocab_size} pieces, its embedding table {num_rows} rows")
   return tok

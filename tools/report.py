@@ -2,18 +2,17 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from lm import report
+from lm import files, report
 
 
 def main() -> int:
   """Exit code: 0 done, 2 bad input."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("directory", type=Path)
-  directory = parser.parse_args().directory
+  parser.add_argument("directory")
+  args = parser.parse_args()
   try:
-    comparison = report.compare(directory)
+    comparison = report.compare(files.path(args.directory, "directory"))
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lm import metrics
+from lm import files, metrics
 from lm.evals.evaluator import SplitEvaluator
 from lm.report import read_metrics
 
@@ -139,14 +140,11 @@ def write_errors(path: Path, split: str, rows: list[dict[str, Any]]) -> None:
   """Puts the rows of one split into the file that all splits share: test before others. A row's split begins with its name."""
   kept, name = [], lambda row: row["split"].partition(" ")[0]
   if path.is_file():
-    with path.open(encoding="utf-8", newline="") as file:
-      csv.field_size_limit(2**31 - 1)  # a text is as long as it is
-      kept = [row for row in csv.DictReader(file) if name(row) != split]
+    csv.field_size_limit(2**31 - 1)  # a text is as long as it is
+    kept = [row for row in csv.DictReader(io.StringIO(path.read_bytes().decode(), newline="")) if name(row) != split]
   rows = sorted([*rows, *kept], key=lambda row: not name(row).endswith("test"))
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".tmp")
-  with temporary.open("w", encoding="utf-8", newline="") as file:
-    writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-  temporary.replace(path)
+  text = io.StringIO(newline="")
+  writer = csv.DictWriter(text, list(dict.fromkeys(column for row in rows for column in row)))
+  writer.writeheader()
+  writer.writerows(rows)
+  files.write(path, text.getvalue().encode())
