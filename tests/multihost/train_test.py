@@ -98,8 +98,7 @@ def test_a_signal_to_one_stops_all_at_one_step_and_any_number_goes_on(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_starts_from_a_base_on_two_processes(tmp_path):
   train.train(make_run(tmp_path, total_steps=2), tmp_path / "base")
-  peft = {"peft": "lora(rank=2)", "init_from": tmp_path / "base", "tokenizer": ""}
-  flags = [flag for flag in train_flags(tmp_path / "two", **peft) if "tokenizer" not in flag and "model." not in flag]
+  flags = train_flags(tmp_path / "two", peft="lora(rank=2)", init_from=tmp_path / "base")
   ended = processes.run([flags, flags], devices=4)
   assert [process.code for process in ended] == [0, 0], [process.error[-2000:] for process in ended]
   ended = processes.run([["--mode=evaluate", f"--workdir={tmp_path / 'two'}"]] * 2, devices=4)
