@@ -26,6 +26,7 @@ FAMILIES = [*sorted(_BY_FILE.values()), *TINY]
 # Seconds that one test file may take, both workers added up. They are told at the end.
 BUDGET = 120.0
 LONGER = {
+  "tests/multihost/train_test.py": 300.0,  # several processes, each of which starts and compiles
   "tests/train_test.py": 300.0,  # whole runs: resume, every mesh, mixtures of tasks
   "tests/predictor_test.py": 180.0,  # runs of every kind, used on one device and on eight
   "tests/interop/adapter_test.py": 180.0,  # runs on top of runs
