@@ -10,7 +10,7 @@ import jax
 
 from lm import config, device, duration, plug, record, saved, sharding, tree
 from lm.config import Config, ConfigError, Plug, Stream
-from lm.data import paths, store
+from lm.data import paths, stand_in, store
 from lm.data import source as sources
 from lm.data import tokenizer as tokenizers
 from lm.data.loader import Loader, StreamData
@@ -22,7 +22,7 @@ from lm.models.transformer_config import TRAINING_FIELDS, TransformerConfig
 from lm.optim import Optimizer
 from lm.peft.peft import Peft
 from lm.program import Spec, make_program
-from lm.run import Base, Run
+from lm.run import Base, Outline, Run
 from lm.tasks.objective import Objective
 from lm.tasks.task import Task
 
@@ -61,8 +61,48 @@ def make_encoder(cfg: Config) -> tuple[Tokenizer, dict[str, Task], Any]:
   """
   base = saved.find(cfg.init_from, "config.init_from") if cfg.init_from else None
   tok = _make_tokenizer(cfg, base)
-  source, tasks = _make_tasks(cfg, _make_architecture(cfg, base, tok), tok)
-  return tok, tasks, source
+  source = functools.cache(functools.partial(sources.make, cfg))
+  return tok, _make_tasks(cfg, _make_architecture(cfg, base, tok), tok, source), source
+
+
+def make_outline(cfg: Config, devices: list[jax.Device] | None = None) -> Outline:
+  """What compiles the train step of a run, also for devices that are not there. No data is read and nothing is fetched.
+
+  A tokenizer or a base that is not on this machine is left out: `config.model` then has to say the sizes.
+
+  Raises:
+    ValueError: as `make_run`.
+  """
+  notes = []
+  base = saved.find(cfg.init_from, "config.init_from") if cfg.init_from and Path(cfg.init_from).is_dir() else None
+  if cfg.init_from and base is None:
+    notes.append(f"config.init_from={cfg.init_from!r} is not here: the shapes are those of config.model")
+  if base or cfg.tokenizer == "bytes" or Path(cfg.tokenizer or " ").exists():
+    tok = _make_tokenizer(cfg, base)
+  else:
+    tok = _stand_in_tokenizer(cfg)
+    notes.append(f"config.tokenizer={cfg.tokenizer!r} is not here: config.model says {tok.vocab_size:,} pieces")
+  architecture = _make_architecture(cfg, base, tok)
+  parts = _make_parts(cfg, architecture, devices)
+  tasks = _make_tasks(cfg, architecture, tok, lambda name, _: stand_in.StandInSource.of(cfg.all_streams[name].data))
+  keys, stages = _task_keys(tasks), config.weight_stages(cfg)
+  streams = (
+    StreamData(name, keys[name], task, stand_in.store(task, cfg.seq_len), tok, stages[name]) for name, task in tasks.items()
+  )
+  loader, total_steps = _make_loader(cfg, tuple(streams))
+  counted = "epoch" not in str(cfg.total_steps)
+  if not counted:
+    notes.append(f"config.total_steps={cfg.total_steps!r}: how many steps an epoch has is not known without the data")
+  program = make_program(_make_spec(cfg, architecture, tasks, parts, total_steps))
+  return Outline(cfg, program, tuple(loader.shapes()), total_steps if counted else None, tuple(notes))
+
+
+def _stand_in_tokenizer(cfg: Config) -> Tokenizer:
+  preset = plug.make("model", cfg.model) if cfg.model else None
+  if preset is None or not preset.vocab_size:
+    needed = f"config.model{'.vocab_size' if preset else ''}"
+    raise ConfigError(f"{needed}: not set, and neither config.tokenizer={cfg.tokenizer!r} nor a base is here to give it")
+  return stand_in.StandInTokenizer(preset.vocab_size)
 
 
 def cache_dir(cfg: Config) -> str:
@@ -74,14 +114,9 @@ def _assemble(
   cfg: Config, tok: Tokenizer, architecture: TransformerConfig, base: Path | None, devices: list[jax.Device] | None
 ) -> Run:
   """The run of a config over what it starts from. base: workdir of the parameters, None for random ones."""
-  _check_length(cfg, architecture)
-  peft: Peft = plug.make("peft", cfg.peft)
-  optimizer: Optimizer = plug.make("optimizer", cfg.optimizer)
-  mesh = sharding.make_mesh(cfg.mesh, devices or jax.devices())
-  _check_mesh(cfg, architecture, mesh)
-  accumulation = _accumulation(cfg, mesh)
-
-  source, tasks = _make_tasks(cfg, architecture, tok)
+  parts = _make_parts(cfg, architecture, devices)
+  source = functools.cache(functools.partial(sources.make, cfg))
+  tasks = _make_tasks(cfg, architecture, tok, source)
   keys, stages = _task_keys(tasks), config.weight_stages(cfg)
   hosts = Hosts(jax.process_index(), jax.process_count(), cfg.cache_deadline)
 
@@ -90,37 +125,54 @@ def _assemble(
     built = store.build(source(name, split), tok, tasks[name], cache_dir(cfg), hosts=hosts)
     return StreamData(name=name, key=keys[name], task=tasks[name], store=built, tok=tok, stages=stages[name])
 
-  streams = tuple(load(name, "train") for name in tasks)
-  seed = cfg.seed if cfg.data_seed is None else cfg.data_seed
-  loader = Loader(streams, batch_size=cfg.batch_size, seq_len=cfg.seq_len, buckets=cfg.length_buckets, seed=seed)
-  total_steps = duration.steps(
-    cfg.total_steps,
-    "config.total_steps",
-    batch_size=cfg.batch_size,
-    seq_len=cfg.seq_len,
-    examples_per_epoch=loader.rows_per_epoch,
-  )
-
-  by_key = {keys[name]: task for name, task in tasks.items()}
-  heads = tuple(sorted(dict(head for task in by_key.values() for head in task.heads).items()))
-  dtype = device.compute_dtype(cfg.dtype, mesh.devices.flat[0])
-  attention = kernel.choose(cfg.attention, mesh.devices.flat[0])
-  model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll, attention)
-  sharing = {key: tuple(name for name in keys if keys[name] == key) for key in by_key}
-  several = tuple((key, names) for key, names in sharing.items() if len(names) > 1)
-  objective = Objective(model, tuple(by_key.items()), peft.intercept, cfg.loss_chunk, several)
-  program = make_program(Spec(model, objective, peft, optimizer, total_steps, accumulation, mesh, cfg.sharding))
+  loader, total_steps = _make_loader(cfg, tuple(load(name, "train") for name in tasks))
+  spec = _make_spec(cfg, architecture, tasks, parts, total_steps)
   return Run(
     config=cfg,
-    program=program,
+    program=make_program(spec),
     tokenizer=tok,
     loader=loader,
     total_steps=total_steps,
-    schedule=optimizer.make_schedule(total_steps),
+    schedule=spec.optimizer.make_schedule(total_steps),
     load=load,
     source=source,
-    base=_load_base(cfg, model, base, mesh) if base else None,
+    base=_load_base(cfg, spec.model, base, spec.mesh) if base else None,
   )
+
+
+def _make_parts(cfg: Config, architecture: TransformerConfig, devices: list[jax.Device] | None) -> dict[str, Any]:
+  """The fields of a Spec that need no data, so that a slip in them is found before any is read."""
+  _check_length(cfg, architecture)
+  peft: Peft = plug.make("peft", cfg.peft)
+  optimizer: Optimizer = plug.make("optimizer", cfg.optimizer)
+  mesh = sharding.make_mesh(cfg.mesh, devices or jax.devices())
+  _check_mesh(cfg, architecture, mesh)
+  accumulation = _accumulation(cfg, mesh)
+  return {"peft": peft, "optimizer": optimizer, "mesh": mesh, "accumulation": accumulation, "sharding": cfg.sharding}
+
+
+def _make_loader(cfg: Config, streams: tuple[StreamData, ...]) -> tuple[Loader, int]:
+  """The loader, and the steps of the run, which may be a number of its epochs."""
+  seed = cfg.seed if cfg.data_seed is None else cfg.data_seed
+  loader = Loader(streams, batch_size=cfg.batch_size, seq_len=cfg.seq_len, buckets=cfg.length_buckets, seed=seed)
+  units = {"batch_size": cfg.batch_size, "seq_len": cfg.seq_len, "examples_per_epoch": loader.rows_per_epoch}
+  return loader, duration.steps(cfg.total_steps, "config.total_steps", **units)
+
+
+def _make_spec(
+  cfg: Config, architecture: TransformerConfig, tasks: dict[str, Task], parts: dict[str, Any], total_steps: int
+) -> Spec:
+  """Model and objective of the tasks, by stream. parts: as `_make_parts` gives them."""
+  keys = _task_keys(tasks)
+  by_key = {keys[name]: task for name, task in tasks.items()}
+  heads = tuple(sorted(dict(head for task in by_key.values() for head in task.heads).items()))
+  dtype = device.compute_dtype(cfg.dtype, parts["mesh"].devices.flat[0])
+  attention = kernel.choose(cfg.attention, parts["mesh"].devices.flat[0])
+  model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll, attention)
+  sharing = {key: tuple(name for name in keys if keys[name] == key) for key in by_key}
+  several = tuple((key, names) for key, names in sharing.items() if len(names) > 1)
+  objective = Objective(model, tuple(by_key.items()), parts["peft"].intercept, cfg.loss_chunk, several)
+  return Spec(model=model, objective=objective, total_steps=total_steps, **parts)
 
 
 def _make_tokenizer(cfg: Config, base: Path | None) -> Tokenizer:
@@ -166,11 +218,10 @@ def _check_length(cfg: Config, architecture: TransformerConfig) -> None:
     raise ConfigError(f"config.seq_len={cfg.seq_len}: the model takes at most {architecture.max_len} (model.max_len)")
 
 
-def _make_tasks(cfg: Config, architecture: TransformerConfig, tok: Tokenizer) -> tuple[Any, dict[str, Task]]:
-  """The source as a function of (stream, split), and the task of every stream."""
-  source = functools.cache(functools.partial(sources.make, cfg))
+def _make_tasks(cfg: Config, architecture: TransformerConfig, tok: Tokenizer, source: Any) -> dict[str, Task]:
+  """The task of every stream. source: as a function of (stream, split)."""
   each = lambda name, stream: _make_task(name, stream, source, architecture, tok, cfg.seq_len)
-  return source, {name: each(name, stream) for name, stream in cfg.all_streams.items()}
+  return {name: each(name, stream) for name, stream in cfg.all_streams.items()}
 
 
 def _make_task(name: str, stream: Stream, source: Any, architecture: TransformerConfig, tok: Tokenizer, seq_len: int) -> Task:
@@ -232,16 +283,16 @@ def _check_mesh(cfg: Config, architecture: TransformerConfig, mesh: jax.sharding
 
 
 def _accumulation(cfg: Config, mesh: jax.sharding.Mesh) -> int:
-  """Micro-batches per step, so that no device takes more than `max_device_tokens` at once."""
+  """Micro-batches per step, so that no device takes more than `tokens_per_device` at once."""
   if cfg.loss_chunk and cfg.seq_len % cfg.loss_chunk:
     raise ConfigError(f"config.loss_chunk={cfg.loss_chunk}: must divide config.seq_len={cfg.seq_len}")
   rows, device_len = cfg.batch_size // sharding.num_batch_shards(mesh), cfg.seq_len // mesh.shape["sequence"]
-  if cfg.max_device_tokens is None:
+  if cfg.tokens_per_device is None or isinstance(cfg.tokens_per_device, str):  # "auto" is settled by compiling: lm.preflight
     return 1
-  if cfg.max_device_tokens < device_len:
+  if cfg.tokens_per_device < device_len:
     share = f" over config.mesh.sequence={mesh.shape['sequence']}" if device_len < cfg.seq_len else ""
-    raise ConfigError(f"config.max_device_tokens={cfg.max_device_tokens}: one row has config.seq_len={cfg.seq_len}{share}")
-  return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n * device_len <= cfg.max_device_tokens)
+    raise ConfigError(f"config.tokens_per_device={cfg.tokens_per_device}: one row has config.seq_len={cfg.seq_len}{share}")
+  return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n * device_len <= cfg.tokens_per_device)
 
 
 def _load_base(cfg: Config, model: Model, path: Path, mesh: jax.sharding.Mesh) -> Base:

@@ -17,6 +17,8 @@ from lm import duration
 from lm.duration import Weight
 from lm.plug import ConfigError, Plug, convert, kinds_with, parse_plug, parse_text
 
+# Settings of config.json in older workdirs -> their names now.
+RENAMED = {"max_device_tokens": "tokens_per_device"}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 REMAT = ("none", "dots", "block", "full", "offload")
 ATTENTION = ("auto", "plain", "splash", "cudnn")
@@ -59,7 +61,7 @@ class Config:
   batch_size: int = 8  # [rows] per optimizer step, over all devices
   seq_len: int = 256  # [tokens] per row
   length_buckets: tuple[int, ...] = ()  # [tokens] row lengths to pad to, the last is seq_len; () always pads to seq_len
-  max_device_tokens: int | None = _execution(None)  # [tokens] that one device takes at once; more is accumulated
+  tokens_per_device: int | str | None = _execution(None)  # [tokens] at once, more is accumulated; auto: the most that fits
   model: Plug | None = None  # preset, with fields to change; unset takes that of init_from
   task: Plug | None = None  # objective; with data the one stream of a run
   data: Plug | None = None  # source; with task the one stream of a run
@@ -116,6 +118,11 @@ def load(path: str, overrides: dict[str, Any] | list[tuple[str, Any]] | None = N
 def from_dict(values: Mapping[str, Any]) -> Config:
   """A checked Config from plain dicts, as config files and config.json hold them."""
   return _checked(_record("config", values, Config))
+
+
+def from_kept(values: Mapping[str, Any]) -> Config:
+  """The Config of a workdir's config.json, also of one that was written before settings got their present names."""
+  return from_dict({RENAMED.get(name, name): value for name, value in values.items()})
 
 
 def to_dict(cfg: Config) -> dict[str, Any]:
@@ -307,7 +314,7 @@ def _by_name(setting: str, value: Any, kind: Any) -> tuple[tuple[str, Any], ...]
 def _checked(cfg: Config) -> Config:
   """The config if every value is in range."""
   least = {"seq_len": 2, "seed": 0, "init_seed": 0, "data_seed": 0, "loss_chunk": 0}
-  least |= dict.fromkeys(("batch_size", "keep_checkpoints", "log_every", "max_device_tokens", "scan_unroll"), 1)
+  least |= dict.fromkeys(("batch_size", "keep_checkpoints", "log_every", "tokens_per_device", "scan_unroll"), 1)
   least |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every", "cache_deadline"), 1)
   for name, bound in least.items():
     value = getattr(cfg, name)
@@ -319,6 +326,8 @@ def _checked(cfg: Config) -> Config:
   for name, accepted in (("dtype", DTYPES), ("remat", REMAT), ("attention", ATTENTION)):
     if getattr(cfg, name) not in accepted:
       raise ConfigError(f"config.{name}={getattr(cfg, name)!r}: accepted are {', '.join(accepted)}")
+  if isinstance(cfg.tokens_per_device, str) and cfg.tokens_per_device != "auto":
+    raise ConfigError(f"config.tokens_per_device={cfg.tokens_per_device!r}: accepted are a number of tokens, 'auto' and none")
   buckets = cfg.length_buckets
   if buckets and (list(buckets) != sorted(set(buckets)) or buckets[-1] != cfg.seq_len or buckets[0] < 2):
     raise ConfigError(f"config.length_buckets={buckets}: must rise and end with config.seq_len={cfg.seq_len}")

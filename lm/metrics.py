@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lm import chips
+
 
 def divide(sums: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
   """sum / weight by name; a name without weight anywhere is left out."""
@@ -64,26 +66,19 @@ def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> flo
   return float(np.mean(2 * hits[present] / total[present])) if present.any() else 0.0
 
 
-# Dense bf16 peak of one device in FLOP/s, by the start of its kind's name (vendors' data sheets).
-PEAK_FLOPS = {
-  "TPU v4": 275e12,
-  "TPU v5 lite": 197e12,
-  "TPU v5e": 197e12,
-  "TPU v5p": 459e12,
-  "TPU v5": 459e12,
-  "TPU v6": 918e12,
-  "NVIDIA A100": 312e12,
-  "NVIDIA H100": 989e12,
-  "NVIDIA H200": 989e12,
-}
+def flops_per_token(active: float, trainable: float, num_layers: int, attention_dim: int, seq_len: int) -> float:
+  """Training FLOPs per token by the convention 6 N + 12 L H C T (Chowdhery et al. 2022, appendix B).
 
+  Of the 6, 2 are the forward pass, 2 the gradient of what a layer reads and 2 that of its parameters, which frozen ones do not
+  need. The whole table of the embedding counts, and attention as if every token saw every other.
 
-def flops_per_token(num_params: int, num_layers: int, model_dim: int, seq_len: int) -> float:
-  """Training FLOPs per token by the convention 6 N + 12 L D T (Chowdhery et al. 2022, appendix B)."""
-  return 6.0 * num_params + 12.0 * num_layers * model_dim * seq_len
+  Args:
+    active, trainable: parameters that one token meets, and how many of them train. attention_dim: heads times channels, H C.
+  """
+  return 4.0 * active + 2.0 * trainable + 12.0 * num_layers * attention_dim * seq_len
 
 
 def flops_utilisation(tokens_per_sec: float, flops: float, device_kind: str, num_devices: int) -> float | None:
   """Model FLOPs utilisation, 0 to 1; None where the device's peak is not known."""
-  peak = next((value for kind, value in PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
-  return None if peak is None else tokens_per_sec * flops / (peak * num_devices)
+  chip = chips.find(device_kind)
+  return None if chip is None else tokens_per_sec * flops / (chip.peak_flops * num_devices)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import sharding, tree
+from lm import metrics, sharding, tree
 from lm.models.model import Model
 from lm.optim import Optimizer
 from lm.peft.peft import Peft
@@ -65,6 +65,17 @@ class Program:
     trainable = tree.count(self.abstract.params)
     return {"total": trainable + tree.count(self.abstract.frozen), "trainable": trainable}
 
+  def flops_per_token(self, seq_len: int) -> float:
+    """Of the train step, by `metrics.flops_per_token`; of experts, those that a token is sent to count."""
+    cfg = self.spec.model.cfg
+    share = cfg.experts_per_token / cfg.num_experts if cfg.num_experts else 1.0
+    size = lambda name, leaf: leaf.size * (share if "experts" in self.axes[name][:-1] else 1.0)
+    trainable, frozen = (
+      sum(size(name, leaf) for name, leaf in tree.flatten(part).items())
+      for part in (self.abstract.params, self.abstract.frozen)
+    )
+    return metrics.flops_per_token(trainable + frozen, trainable, cfg.num_layers, cfg.num_heads * cfg.channels, seq_len)
+
   @property
   def abstract_sharded(self) -> TrainState:
     """The state's shapes with the shardings they live on, for restoring a checkpoint."""
@@ -86,7 +97,7 @@ class Program:
   def compile(self, batches: list[Batch], eval_batches: list[tuple[str, Batch]]) -> None:
     """Compiles the train step for every shape of `batches`, and the eval step for every (task key, shape)."""
     for batch in batches:
-      self._train_step(batch)
+      self.train_step(batch)
     for key, batch in eval_batches:
       self._eval_step(key, batch)
 
@@ -108,7 +119,8 @@ class Program:
       raise RuntimeError(f"batch of a shape that was not declared before the first step: {_signature(batch)}")
     return compiled
 
-  def _train_step(self, batch: Batch):
+  def train_step(self, batch: Batch) -> jax.stages.Compiled:
+    """The compiled train step of a batch's shape."""
     spec = self.spec
     step = make_train_step(spec.objective, self._optimizer, spec.peft, self._layer_masks, spec.accumulation)
 

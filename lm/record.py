@@ -41,7 +41,7 @@ def load_config(workdir: Path) -> Config:
     ConfigError: no run left one there, or a later version of this code did.
   """
   read_manifest(workdir)
-  return config.from_dict(read_json(workdir / "config.json"))
+  return config.from_kept(read_json(workdir / "config.json"))
 
 
 def read_manifest(workdir: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lm.config import Config
 from lm.data.loader import Loader, StreamData
 from lm.data.tokenizer import Tokenizer
 from lm.program import Program
+from lm.shapes import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,17 @@ class Base:
   sha256: str | None
   params: Mapping[str, Any]
   notice: str  # one line: which of the run's own leaves are new, which of the base's are left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+  """What of a run decides its compiled train step; made without its data too (`build.make_outline`)."""
+
+  config: Config
+  program: Program
+  batches: tuple[Batch, ...]  # an empty one of every shape
+  total_steps: int | None  # None: epochs of data that are not there
+  notes: tuple[str, ...] = ()  # what was not there, a line each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +58,11 @@ class Run:
   def mesh(self) -> jax.sharding.Mesh:
     """The device mesh."""
     return self.program.spec.mesh
+
+  @property
+  def outline(self) -> Outline:
+    """What decides its compiled step."""
+    return Outline(self.config, self.program, tuple(self.loader.shapes()), self.total_steps)
 
   @property
   def tasks(self) -> dict[str, Any]:

@@ -334,10 +334,8 @@ class _Loop:
     self.tracker.progress(done, loss, learning_rate, rate, mfu=mfu, data_wait=wait_share)
 
   def _utilisation(self, rate: float) -> float | None:
-    run, cfg = self.run, self.run.program.spec.model.cfg
-    total = run.program.num_params["total"]
-    flops = metrics.flops_per_token(total, cfg.num_layers, cfg.model_dim, run.config.seq_len)
-    devices = run.mesh.devices.flatten()
+    devices = self.run.mesh.devices.flatten()
+    flops = self.run.program.flops_per_token(self.run.config.seq_len)
     return metrics.flops_utilisation(rate, flops, devices[0].device_kind, len(devices))
 
 

@@ -31,7 +31,7 @@ BAD = [
   (CAUSAL, ["seq_len=1"], ["config.seq_len=1"]),
   (CAUSAL, ["length_buckets=64,128"], ["length_buckets", "seq_len=256"]),
   (CAUSAL, ["length_buckets=128,256"], ["length_buckets", "packed"]),
-  (CAUSAL, ["max_device_tokens=100"], ["max_device_tokens=100", "256"]),
+  (CAUSAL, ["tokens_per_device=100"], ["tokens_per_device=100", "256"]),
   (CAUSAL, ["loss_chunk=100"], ["loss_chunk=100", "divide"]),
   (CAUSAL, ["total_steps=3 fortnights"], ["total_steps", "fortnights", "epochs"]),
   (CAUSAL, ["total_steps=0"], ["total_steps=0"]),

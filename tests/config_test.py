@@ -96,7 +96,9 @@ def test_the_order_of_options_and_streams_means_nothing():
     ("length_buckets", "[128, 256]", (128, 256)),
     ("length_buckets", "256", (256,)),
     ("length_buckets", "()", ()),
-    ("max_device_tokens", "none", None),
+    ("tokens_per_device", "none", None),
+    ("tokens_per_device", "auto", "auto"),
+    ("tokens_per_device", "4096", 4096),
     ("init_seed", "None", None),
     ("model", "none", None),
     ("remat", "none", "none"),
@@ -148,8 +150,8 @@ BAD = [
   ("batch_size=none", "config.batch_size: expected an integer, got None", ""),
   ("batch_size=1e999", "config.batch_size: expected an integer, got inf", ""),
   ("batch_size=0", "config.batch_size=0: must be at least 1", ""),
-  ("max_device_tokens=0", "config.max_device_tokens=0: must be at least 1", ""),
-  ("max_device_tokens=x", "config.max_device_tokens: expected an integer or none, got 'x'", ""),
+  ("tokens_per_device=0", "config.tokens_per_device=0: must be at least 1", ""),
+  ("tokens_per_device=x", "config.tokens_per_device='x': accepted are a number of tokens, 'auto' and none", ""),
   ("seed=-1", "config.seed=-1: must not be negative", ""),
   ("loss_chunk=-1", "config.loss_chunk=-1: must not be negative", ""),
   ("seq_len=1", "config.seq_len=1: must be at least 2", ""),
@@ -366,7 +368,7 @@ def test_changes_know_what_may_change():
 def test_every_setting_says_what_it_means_and_whether_it_may_change():
   assert plug.comments(config.Config).keys() == config.FIELDS.keys()
   execution = {name for name, field in config.FIELDS.items() if field.metadata.get("kind") == "execution"}
-  assert {"mesh", "remat", "max_device_tokens", "evaluators", "checkpoint_every", "log_every"} <= execution
+  assert {"mesh", "remat", "tokens_per_device", "evaluators", "checkpoint_every", "log_every"} <= execution
   assert not {"seed", "model", "task", "data", "peft", "optimizer", "total_steps", "batch_size", "dtype"} & execution
 
 

@@ -14,12 +14,12 @@ from lm.data import tokenizer
 ROOT = Path(__file__).parent.parent
 # Package or module of lm -> its level. A file may import level 0 and lower levels, and its own package.
 LEVELS = {
-  "shapes": 0, "tree": 0, "metrics": 0, "config": 0, "duration": 0, "command": 0, "device": 0,
+  "shapes": 0, "tree": 0, "metrics": 0, "config": 0, "duration": 0, "command": 0, "device": 0, "chips": 0,
   "cluster": 0, "roll": 0, "files": 0, "hub": 0, "plug": 0, "state": 0,
   "models": 1, "data": 1, "sharding": 1, "optim": 1, "checkpoint": 1, "track": 1, "step": 1, "report": 1,
   "tasks": 2, "peft": 2, "infer": 2, "interop": 2,
   "program": 3, "run": 3,
-  "evals": 4, "record": 4, "bench": 4,
+  "evals": 4, "record": 4, "bench": 4, "preflight": 4,
   "saved": 5,
   "build": 6, "evaluate": 6, "train": 6, "pretrained": 6,
   "predictor": 7, "predict": 7, "show": 7, "sweep": 7, "convert": 7, "prepare": 7,
@@ -46,7 +46,7 @@ EXEMPT = {
   ("__init__", "predictor"): "lm.load, imported when it is asked for and not before",
 }
 # These load in data workers and in tools without an accelerator; what is in JAX imports jax.
-NO_JAX = ("config", "duration", "roll", "files", "command", "device", "plug", "shapes", "track", "report", "data")
+NO_JAX = ("config", "duration", "roll", "files", "command", "device", "chips", "plug", "shapes", "track", "report", "data")
 JAX = ("jax", "jaxlib", "flax", "optax", "orbax")
 # What stands outside lm may import this and no other part of the repository.
 OUTSIDE = {

@@ -69,10 +69,10 @@ def test_telling_streams_apart_takes_no_second_pass():
 
 def test_losses_of_streams_are_means_since_the_last_line_also_when_resumed_or_accumulated(tmp_path):
   whole, parts = tmp_path / "whole", tmp_path / "parts"
-  train.train(make(**RARE, max_device_tokens=128), whole)
+  train.train(make(**RARE, tokens_per_device=128), whole)
   calls = iter(range(100))
-  train.train(make(**RARE, max_device_tokens=128), parts, stop=lambda: next(calls) == 7)
-  summary = train.train(make(**RARE, max_device_tokens=128), parts)
+  train.train(make(**RARE, tokens_per_device=128), parts, stop=lambda: next(calls) == 7)
+  summary = train.train(make(**RARE, tokens_per_device=128), parts)
   found = lines(whole)
   assert lines(parts) == found
   assert [entry["step"] for entry in found] == [5, 10, 12]

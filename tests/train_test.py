@@ -32,7 +32,7 @@ def test_first_ten_losses_are_golden(task, tmp_path, golden):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_interrupted_and_resumed_is_bit_identical(seed, tmp_path):
-  settings = {"model": DROPOUT, "max_device_tokens": 128, "total_steps": 12, "seed": seed}
+  settings = {"model": DROPOUT, "tokens_per_device": 128, "total_steps": 12, "seed": seed}
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   unbroken = train.train(make_run("mlm", **settings), whole)
   calls = iter(range(1, 100))
@@ -84,7 +84,7 @@ def test_a_finished_run_says_so_and_changes_nothing(tmp_path, capsys):
     (8, {}),
     (8, {"mesh": {"data": 2, "fsdp": 4}}),
     (8, {"mesh": {"data": 2, "fsdp": 2, "tensor": 2}}),
-    (1, {"max_device_tokens": 64}),
+    (1, {"tokens_per_device": 64}),
     (1, {"loss_chunk": 16}),
     (1, {"remat": "block"}),
   ],

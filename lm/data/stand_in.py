@@ -1,0 +1,51 @@
+"""What stands in for data and a tokenizer that are not there, where only shapes are asked for: to compile for other machines."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lm.config import Plug
+from lm.data.store import Store
+from lm.data.tokenizer import Bytes
+
+LABELS = ("0", "1")
+SEQUENCES = 2  # a task that pairs sequences needs two
+
+
+class StandInTokenizer(Bytes):
+  """A vocabulary of a size and nothing else: symbols that a task asks for by name get ids from its end."""
+
+  def __init__(self, vocab_size: int):
+    super().__init__()
+    self.vocab_size = vocab_size
+    self._symbols: dict[str, int] = {}
+
+  def find(self, piece):
+    if piece not in self._symbols and len(self._symbols) < self.vocab_size // 2:
+      self._symbols[piece] = self.vocab_size - 1 - len(self._symbols)
+    return self._symbols.get(piece)
+
+
+@dataclasses.dataclass(frozen=True)
+class StandInSource:
+  """What a task is made from, without an example: the classes are two where the config does not list them."""
+
+  pairs: bool
+  labels: tuple[str, ...] = LABELS
+
+  @classmethod
+  def of(cls, data: Plug) -> "StandInSource":
+    """pairs as the option `text` of the data says."""
+    text = dict(data.options).get("text", ())
+    return cls(isinstance(text, tuple) and len(text) == 2 or isinstance(text, str) and text.count(",") == 1)
+
+
+def store(task: Any, seq_len: int) -> Store:
+  """Sequences that fill rows of `seq_len`, of id 0."""
+  shift = max(field.shift for field in task.fields.values())
+  by_column: Mapping[str, tuple[str, ...]] = {field.column or name: field.dims for name, field in task.fields.items()}
+  each = {column: seq_len + shift if dims == ("T",) else 1 for column, dims in by_column.items()}
+  arrays = {c: (np.zeros(SEQUENCES * size, np.int32), size * np.arange(SEQUENCES + 1)) for c, size in each.items()}
+  return Store(None, arrays)
