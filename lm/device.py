@@ -62,6 +62,14 @@ def compute_dtype(dtype: str, device: Any) -> str:
   return "bfloat16" if capability >= 8.0 else "float16"
 
 
+def available_memory(root: Path = Path("/")) -> int:
+  """[bytes] that this process can still get: of the machine, or of the group that it is confined to; all, where none says."""
+  found = [int(kib) << 10 for kib in re.findall(r"MemAvailable:\s+(\d+) kB", _read(root / "proc/meminfo"))]
+  limit, used = (_read(root / f"sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+  found += [int(limit) - int(used)] if limit.isdecimal() and used.isdecimal() else []
+  return min(found, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
 def num_cores() -> int:
   """Cores that this process may use; the order of additions, and so the last bits of a loss, depends on them."""
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -251,6 +251,12 @@ def prepare(run: Run, workdir: Path, step: int, folder: Path | None = None) -> d
   return manifest
 
 
+def kept_accumulation(run: Run, workdir: Path) -> int:
+  """Micro-batches per step that the workdir's run had on as many devices, 1 without: where an automatic choice begins."""
+  before = read_json(workdir / "manifest.json")
+  return before["accumulation"] if before.get("devices") == run.mesh.devices.size else 1
+
+
 def write_imported(
   workdir: Path, cfg: Config, architecture: TransformerConfig, tok: Tokenizer | None, about: dict[str, Any]
 ) -> None:

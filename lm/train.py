@@ -26,6 +26,7 @@ from lm.data import paths
 from lm.data.preview import preview
 from lm.evals.evaluator import Evaluator
 from lm.files import write_json
+from lm.preflight import fit
 from lm.run import Run
 from lm.shapes import Batch
 from lm.state import TrainState
@@ -49,11 +50,15 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
     print(f"{workdir}: finished at step {finished['step']}; nothing to do")
     return finished
   here = cluster.here()
-  with clock("start-up"):
+  with clock("compile"):
+    run = dataclasses.replace(run, program=fit.settle(run.outline, record.kept_accumulation(run, workdir)))
+    fit.check(run.outline)
+  with clock("start-up"), fit.watch(run.outline):
     evaluators = evaluate.make_evaluators(run)
     origin = _find_origin(run, workdir, accept_changes)
     step, state = origin.step, origin.load(run)
   with (
+    fit.watch(run.outline),
     Records(workdir, paths.cache_folder(), here.index) as records,
     _started(run, records, origin, clock) as (manifest, losses, tracker),
     Checkpoints(workdir / "checkpoints", cfg.keep_checkpoints) as checkpoints,
@@ -348,6 +353,7 @@ def _describe(run: Run, manifest: dict[str, Any], origin: _Origin) -> str:
       f"mesh: {mesh} of {manifest['device_kind']}; {manifest['cores']} cores; compute in {manifest['dtype']}",
       *filter(None, [sharding.describe_whole(run.program.places)]),
       f"parameters: {params['total']:,}, trainable {params['trainable']:,}; accumulation {manifest['accumulation']}",
+      f"memory of a step: {fit.gib(fit.largest(run.outline).peak_bytes)} on each device",
       run.loader.report(),
       *filter(None, (preview(run.load(name, "train"), run.config.seq_len, run.source(name, "train")) for name in names)),
       f"steps: {run.total_steps}; starts from {origin.words}",

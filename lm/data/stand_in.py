@@ -1,4 +1,4 @@
-"""What stands in for data and a tokenizer that are not there, where only shapes are asked for: to compile for other machines."""
+"""What stands in for data and a tokenizer that are not there, where a step is compiled and only shapes are asked for."""
 
 import dataclasses
 from collections.abc import Mapping

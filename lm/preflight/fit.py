@@ -1,0 +1,157 @@
+"""Whether a run's step fits its devices, before the first step; and what to change where not, with the same global batch."""
+
+import contextlib
+import dataclasses
+from collections.abc import Generator, Iterator
+
+import jax
+
+from lm import config, plug, sharding
+from lm.config import Plug
+from lm.peft.peft import Peft
+from lm.preflight import memory
+from lm.preflight.memory import Step
+from lm.program import Program, Spec, make_program
+from lm.run import Outline
+
+TRIES = 3  # compiled for each setting that may help
+GIB = 1 << 30
+
+
+class DoesNotFitError(ValueError):
+  """The step does not fit the devices. The first line says by how much, those behind it the parts and what would help."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """A setting that may help: what to type, and the step with it."""
+
+  setting: str
+  step: Step
+
+
+def change(spec: Spec, remat: str | None = None, peft: Peft | None = None, **fields) -> Spec:
+  """The spec with another policy of recomputation, PEFT method or fields of its own."""
+  model = dataclasses.replace(spec.model, remat=remat or spec.model.remat)
+  intercept = peft.intercept if peft else spec.objective.intercept
+  objective = dataclasses.replace(spec.objective, model=model, intercept=intercept)
+  return dataclasses.replace(spec, model=model, objective=objective, peft=peft or spec.peft, **fields)
+
+
+def accumulations(outline: Outline, mesh: jax.sharding.Mesh | None = None) -> list[int]:
+  """What the micro-batches of a step can number on a mesh (the outline's own), the fewest first."""
+  rows = outline.config.batch_size // sharding.num_batch_shards(mesh or outline.program.spec.mesh)
+  return [n for n in range(1, rows + 1) if rows % n == 0]
+
+
+def tokens_per_device(outline: Outline, spec: Spec) -> int:
+  """Tokens that a device takes at once."""
+  cfg = outline.config
+  return cfg.batch_size * cfg.seq_len // (sharding.num_batch_shards(spec.mesh) * spec.accumulation)
+
+
+def settle(outline: Outline, least: int = 1) -> Program:
+  """The outline's program; under tokens_per_device='auto' that of the fewest micro-batches which fits, compiled.
+
+  Args:
+    least: micro-batches to begin with: those that a run had before it was interrupted.
+  """
+  spec = outline.program.spec
+  if outline.config.tokens_per_device != "auto":
+    return outline.program
+  limit = memory.free_bytes(spec.mesh)
+  programs = (make_program(change(spec, accumulation=n)) for n in accumulations(outline) if n >= least)
+  program = outline.program
+  for program in programs:
+    if all(memory.compile_step(program, batch).peak_bytes <= limit for batch in outline.batches):
+      break
+  return program  # the last one, where none fits: `check` says so
+
+
+def check(outline: Outline) -> Step:
+  """Compiles the train step for every shape and returns the largest, once it is known to fit.
+
+  Raises:
+    DoesNotFitError: the peak is above what the devices have free.
+  """
+  limit = memory.free_bytes(outline.program.spec.mesh)
+  step = largest(outline)
+  if step.peak_bytes > limit:
+    raise DoesNotFitError(explain(outline, step, limit))
+  return step
+
+
+@contextlib.contextmanager
+def watch(outline: Outline) -> Generator[None]:
+  """Turns the devices' running out of memory inside it into DoesNotFitError."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if not memory.is_exhausted(error):
+      raise
+    step = largest(outline)
+    found = alternatives(outline, step)
+    raise DoesNotFitError(f"{str(error).splitlines()[0]}\n{table(outline, step, found)}") from error
+
+
+def largest(outline: Outline) -> Step:
+  """The compiled step of the shape that takes most."""
+  return max((memory.compile_step(outline.program, batch) for batch in outline.batches), key=lambda step: step.peak_bytes)
+
+
+def explain(outline: Outline, step: Step, limit: int) -> str:
+  """By how much the step does not fit, its parts, and settings that help."""
+  over = step.peak_bytes - limit
+  head = f"the train step needs {gib(step.peak_bytes)} on each device, {gib(limit)} are free: {gib(over)} too much"
+  return f"{head}\n{table(outline, step, alternatives(outline, step, limit))}"
+
+
+def table(outline: Outline, step: Step, found: list[Candidate]) -> str:
+  """The parts of a step's peak, and settings with the peak of each."""
+  spec = outline.program.spec
+  parts = ", ".join(f"{name} {gib(size)}" for name, size in dataclasses.asdict(step.memory).items())
+  lines = [f"  now {tokens_per_device(outline, spec):,} tokens per device, remat {spec.model.remat}: {parts}"]
+  lines += [f"  with {each.setting}: {gib(each.step.peak_bytes)}" for each in found]
+  return "\n".join(lines + ["  the global batch stays the same"] * bool(found))
+
+
+def alternatives(outline: Outline, now: Step, limit: int = 0) -> list[Candidate]:
+  """Up to three settings, each with the step that it would give: fewer tokens at once, more recomputed, LoRA.
+
+  Each is tried in growing strength until it fits the limit, TRIES times at most; one that saves nothing is left out.
+  """
+  found = []
+  for options in (_fewer_tokens(outline), _more_remat(outline), _lora(outline)):
+    best = None
+    for setting, program in options:
+      candidate = Candidate(setting, largest(dataclasses.replace(outline, program=program)))
+      best = candidate if best is None or candidate.step.peak_bytes < best.step.peak_bytes else best
+      if best.step.peak_bytes <= limit:
+        break
+    found += [best] if best and best.step.peak_bytes < now.peak_bytes else []
+  return found
+
+
+def gib(size: float) -> str:
+  """Bytes for people."""
+  return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / (1 << 20):.2f} MiB"
+
+
+def _fewer_tokens(outline: Outline) -> Iterator[tuple[str, Program]]:
+  spec = outline.program.spec
+  more = [n for n in accumulations(outline) if n > spec.accumulation]
+  for n in (*more[: TRIES - 1], *more[-1:])[:TRIES]:
+    changed = change(spec, accumulation=n)
+    yield f"--config.tokens_per_device={tokens_per_device(outline, changed)}", Program(changed)
+
+
+def _more_remat(outline: Outline) -> Iterator[tuple[str, Program]]:
+  spec = outline.program.spec
+  for remat in config.REMAT[config.REMAT.index(spec.model.remat) + 1 :][:TRIES]:
+    yield f"--config.remat={remat}", Program(change(spec, remat=remat))
+
+
+def _lora(outline: Outline) -> Iterator[tuple[str, Program]]:
+  if outline.config.peft == Plug("full"):
+    with contextlib.suppress(ValueError):  # an optimizer whose patterns name no parameter that LoRA trains
+      yield "--config.peft=lora", Program(change(outline.program.spec, peft=plug.make("peft", Plug("lora"))))
