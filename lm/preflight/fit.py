@@ -110,9 +110,14 @@ def table(outline: Outline, step: Step, found: list[Candidate]) -> str:
   """The parts of a step's peak, and settings with the peak of each."""
   spec = outline.program.spec
   parts = ", ".join(f"{name} {gib(size)}" for name, size in dataclasses.asdict(step.memory).items())
-  lines = [f"  now {tokens_per_device(outline, spec):,} tokens per device, remat {spec.model.remat}: {parts}"]
-  lines += [f"  with {each.setting}: {gib(each.step.peak_bytes)}" for each in found]
-  return "\n".join(lines + ["  the global batch stays the same"] * bool(found))
+  now = f"  now {tokens_per_device(outline, spec):,} tokens per device, remat {spec.model.remat}: {parts}"
+  return f"{now}\n{ways_out(found)}"
+
+
+def ways_out(found: list[Candidate]) -> str:
+  """Settings with the peak of each."""
+  lines = [f"  with {each.setting}: {gib(each.step.peak_bytes)} on each device, the global batch as it is" for each in found]
+  return "\n".join(lines or ["  no setting that was tried takes less; use more devices or a smaller model"])
 
 
 def alternatives(outline: Outline, now: Step, limit: int = 0) -> list[Candidate]:
