@@ -1,0 +1,138 @@
+"""The recipes: each loads, has a published size, a data set and a tokenizer, and fits the slice that it is sized for."""
+
+import dataclasses
+import importlib
+import math
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.tpu_preflight.cases import CASES
+from lm import build, config, duration, plug, sharding, tree
+from lm.config import ConfigError
+from lm.models.model import Model
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if "\nVARIANTS = " in path.read_text())
+ARGUMENTS = [(name, arg) for name in RECIPES for arg in importlib.import_module(f"configs.{name}").VARIANTS]
+MLM_HEAD = 768 * 768 + 768 + 2 * 768  # transform and norm of BERT; the bias of the vocabulary comes on top
+# Scalars with the head that a recipe trains, from the published tensors' shapes, by preset.
+PUBLISHED = {
+  "bert-base-uncased": 108_891_648 + MLM_HEAD + 30_522,  # BertForMaskedLM: "110 M"
+  "modernbert-base": 149_014_272 + 768 * 768 + 768 + 50_368,  # ModernBertForMaskedLM: no biases but the vocabulary's
+  "gpt2": 124_439_808 + (50_304 - 50_257) * 768,  # rows of the table that no piece uses
+  "llama-3.2-1b": 1_235_814_400,
+  "tinyllama-1.1b": 1_100_048_384,
+  "llama-2-7b": 6_738_415_616,
+  "llama-3-8b": 8_030_261_248,
+  "llama-3-70b": 70_553_706_496,
+  "mixtral-8x7b": 46_702_792_704,
+}
+
+
+def load(name: str, arg: str = "", **overrides) -> config.Config:
+  return config.load(str(ROOT / "configs" / f"{name}.py") + (arg and f":{arg}"), overrides)
+
+
+def make_model(cfg: config.Config) -> Model:
+  tasks = [plug.make("task", stream.task) for stream in cfg.all_streams.values()]
+  heads = tuple(dict(head for task in tasks for head in task.heads).items())
+  return Model(plug.make("model", cfg.model), heads, remat=cfg.remat)
+
+
+def row_shards(cfg: config.Config, num_devices: int) -> int:
+  """Into how many parts the config's mesh splits the rows on so many devices."""
+  sizes = dataclasses.asdict(cfg.mesh)
+  known = math.prod(size for size in sizes.values() if size != -1)
+  assert num_devices % known == 0
+  assert -1 in sizes.values() or known == num_devices
+  return math.prod(
+    size if size != -1 else num_devices // known for axis, size in sizes.items() if axis in dict(sharding.RULES)["batch"]
+  )
+
+
+def test_every_recipe_and_argument_is_a_case_of_the_preflight():
+  assert {case.config for case in CASES} == {f"configs/{name}.py:{arg}" for name, arg in ARGUMENTS}
+  assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize(("name", "arg"), ARGUMENTS)
+def test_a_recipe_has_the_published_size_and_takes_its_rows(name, arg):
+  cfg = load(name, arg)
+  model = make_model(cfg)
+  assert tree.count(model.abstract) == PUBLISHED[cfg.model.name]
+  assert cfg.seq_len <= model.cfg.max_len
+  assert all(plug.make("task", stream.task).causal == model.cfg.causal for stream in cfg.all_streams.values())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_rows_of_a_step_divide_over_the_slice_within_the_limit_of_a_device(case):
+  file, _, arg = case.config.partition(":")
+  cfg = load(Path(file).stem, arg)
+  shards = row_shards(cfg, case.num_devices)
+  parts = build._accumulation(cfg, shards)
+  rows = cfg.batch_size // shards // parts
+  assert rows * shards * parts == cfg.batch_size
+  assert rows * cfg.seq_len <= cfg.max_device_tokens
+  assert parts == 1 or rows * cfg.seq_len > cfg.max_device_tokens // 2  # else the limit says nothing
+
+
+@pytest.mark.parametrize(("name", "arg"), ARGUMENTS)
+def test_data_optimizer_and_budget_are_what_their_plugins_take(name, arg):
+  cfg = load(name, arg)
+  for stream in cfg.all_streams.values():
+    for split in ("train", "validation"):
+      source = plug.make("data", stream.data, split=split)
+      assert source.held_out  # the recipe is judged by documents that it does not train on
+  steps = duration.steps(cfg.total_steps, "config.total_steps", batch_size=cfg.batch_size, seq_len=cfg.seq_len)
+  optimizer = plug.make("optimizer", cfg.optimizer)
+  rates = [float(optimizer.make_schedule(steps)(step)) for step in np.linspace(0, steps - 1, 9).astype(int)]
+  assert max(rates) <= optimizer.learning_rate * (1 + 1e-6)
+  assert max(rates) > optimizer.learning_rate * 0.8
+  assert duration.steps(cfg.checkpoint_every, "config.checkpoint_every", total_steps=steps) <= steps
+  assert cfg.tokenizer.startswith("runs/tokenizers/")
+  assert f"--local-dir {cfg.tokenizer}" in (ROOT / "configs" / f"{name}.py").read_text()
+
+
+def test_token_budgets_are_those_of_their_sources():
+  def tokens(name, arg=""):
+    cfg = load(name, arg)
+    units = {"batch_size": cfg.batch_size, "seq_len": cfg.seq_len}
+    return duration.steps(cfg.total_steps, "config.total_steps", **units) * cfg.batch_size * cfg.seq_len
+
+  assert tokens("bert_base") == 1_000_000 * 256 * 512
+  assert tokens("gpt2_small") == pytest.approx(10e9, rel=1e-3)
+  assert tokens("gpt2_small", "owt") == pytest.approx(600_000 * 491_520, rel=1e-3)
+  assert tokens("llama2_7b") == pytest.approx(2e12, rel=1e-3)
+  assert tokens("llama3_8b") == pytest.approx(15e12, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_unknown_argument_is_one_line_that_lists_the_known_ones(name):
+  with pytest.raises(ConfigError) as error:
+    load(name, "v9_1x1")
+  variants = importlib.import_module(f"configs.{name}").VARIANTS
+  assert "v9_1x1: accepted arguments are " + ", ".join(variants) in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_argument_is_the_first_one_and_loads_in_no_time(name):
+  first = next(iter(importlib.import_module(f"configs.{name}").VARIANTS))
+  began = time.perf_counter()
+  cfg = load(name)
+  assert time.perf_counter() - began < 0.1
+  assert cfg == load(name, first)
+
+
+def test_lora_trains_the_head_and_products_beside_every_linear_layer():
+  cfg = load("llama3_8b", "lora")
+  model = make_model(cfg)
+  peft = plug.make("peft", cfg.peft)
+  abstract = tree.flatten(jax.eval_shape(lambda rng: peft.attach(model.init(rng), rng), jax.random.key(0)))
+  trains = {name: leaf.value.size for name, leaf in abstract.items() if peft.trainable(name)}
+  pairs = [(4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), (4096, 14336), (4096, 14336), (14336, 4096)]
+  assert sum(trains.values()) == 128_256 * 4096 + 32 * 16 * sum(inputs + outputs for inputs, outputs in pairs)
