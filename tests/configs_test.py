@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from experiments.tpu_preflight.cases import CASES
-from lm import build, config, duration, plug, sharding, tree
+from lm import build, config, duration, plug, sharding, train, tree
 from lm.config import ConfigError
 from lm.models.model import Model
+from tests.conftest import CACHE, TEXTS, shrunk
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if "\nVARIANTS = " in path.read_text())
@@ -136,3 +137,26 @@ def test_lora_trains_the_head_and_products_beside_every_linear_layer():
   trains = {name: leaf.value.size for name, leaf in abstract.items() if peft.trainable(name)}
   pairs = [(4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), (4096, 14336), (4096, 14336), (14336, 4096)]
   assert sum(trains.values()) == 128_256 * 4096 + 32 * 16 * sum(inputs + outputs for inputs, outputs in pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_trains_when_it_is_made_tiny(name, tmp_path):
+  """With its task, optimizer, mesh, remat, accumulation and chunks, on eight devices."""
+  values = config.to_dict(load(name))
+  memory = {"name": "memory", "texts": TEXTS}
+  if values["streams"]:
+    values["streams"] = {stream: found | {"data": memory} for stream, found in values["streams"].items()}
+  else:
+    values["data"] = memory
+  values |= {"tokenizer": "bytes", "model": shrunk(values["model"]["name"], vocab_size=512), "seq_len": 64, "batch_size": 16}
+  values |= {"max_device_tokens": 64, "loss_chunk": 32 * bool(values["loss_chunk"]), "total_steps": 3, "eval_every": 3}
+  values["optimizer"] |= {"warmup_steps": 1}
+  values |= {"checkpoint_every": 3, "cache_dir": str(CACHE / "data")}
+  run = build.make_run(config.from_dict(values))
+  assert run.program.spec.accumulation == 2
+  train.train(run, tmp_path)
+  losses = np.fromfile(tmp_path / "losses.f32", "<f4")
+  assert len(losses) == 3
+  assert losses[0] == pytest.approx(math.log(512), abs=0.5)
+  assert losses[-1] < losses[0]
