@@ -63,7 +63,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
   """The results as a table in Markdown, in the order of the cases; "-" where there is none."""
   names = ("case", "topology", "chips", "fits", "peak of HBM, GiB", "compiled / model FLOPs", "step, s", "MFU", "tokens/s/chip")
   names += ("tokens, B", "hours", "chip-hours", "compile, s")
-  rows = [names, ("---", "---", *["---:"] * (len(names) - 2))]
+  rows: list[tuple[str, ...]] = [names, ("---", "---", *["---:"] * (len(names) - 2))]
   for case in CASES:
     shown = [case.name, f"{case.num_slices} x {case.topology}" if case.num_slices > 1 else case.topology, f"{case.num_devices}"]
     found, tokens = results.get(case.name), budget(case)
