@@ -44,15 +44,13 @@ def make_model(cfg: config.Config) -> Model:
   return Model(plug.make("model", cfg.model), heads, remat=cfg.remat)
 
 
-def row_shards(cfg: config.Config, num_devices: int) -> int:
-  """Into how many parts the config's mesh splits the rows on so many devices."""
+def make_mesh(cfg: config.Config, num_devices: int) -> jax.sharding.AbstractMesh:
+  """The config's mesh on so many devices, which are not there."""
   sizes = dataclasses.asdict(cfg.mesh)
   known = math.prod(size for size in sizes.values() if size != -1)
-  assert num_devices % known == 0
-  assert -1 in sizes.values() or known == num_devices
-  return math.prod(
-    size if size != -1 else num_devices // known for axis, size in sizes.items() if axis in dict(sharding.RULES)["batch"]
-  )
+  filled = {axis: num_devices // known if size == -1 else size for axis, size in sizes.items()}
+  assert math.prod(filled.values()) == num_devices
+  return jax.sharding.AbstractMesh(tuple(filled.values()), tuple(filled))
 
 
 def test_every_recipe_and_argument_is_a_case_of_the_preflight():
@@ -73,12 +71,12 @@ def test_a_recipe_has_the_published_size_and_takes_its_rows(name, arg):
 def test_the_rows_of_a_step_divide_over_the_slice_within_the_limit_of_a_device(case):
   file, _, arg = case.config.partition(":")
   cfg = load(Path(file).stem, arg)
-  shards = row_shards(cfg, case.num_devices)
-  parts = build._accumulation(cfg, shards)
-  rows = cfg.batch_size // shards // parts
-  assert rows * shards * parts == cfg.batch_size
-  assert rows * cfg.seq_len <= cfg.max_device_tokens
-  assert parts == 1 or rows * cfg.seq_len > cfg.max_device_tokens // 2  # else the limit says nothing
+  rows, left = divmod(cfg.batch_size, sharding.num_batch_shards(make_mesh(cfg, case.num_devices)))
+  assert left == 0
+  most = cfg.max_device_tokens // cfg.seq_len
+  assert most >= 1
+  parts = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= most)
+  assert parts == 1 or rows // parts > most // 2  # else the limit says nothing
 
 
 @pytest.mark.parametrize(("name", "arg"), ARGUMENTS)
