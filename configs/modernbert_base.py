@@ -45,6 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
     seq_len=1024,
     batch_size=4608,
     max_device_tokens=8192,
+    remat="dots",
     total_steps="100B tokens",
     eval_every=1000,
     checkpoint_every=500,
