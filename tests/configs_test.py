@@ -147,7 +147,9 @@ def test_a_recipe_trains_when_it_is_made_tiny(name, tmp_path):
     values["streams"] = {stream: found | {"data": memory} for stream, found in values["streams"].items()}
   else:
     values["data"] = memory
-  values |= {"tokenizer": "bytes", "model": shrunk(values["model"]["name"], vocab_size=512), "seq_len": 64, "batch_size": 16}
+  model = shrunk(values["model"]["name"], vocab_size=512)
+  model |= {"num_experts": 8} if "num_experts" in model else {}  # one for each device of the recipe's mesh
+  values |= {"tokenizer": "bytes", "model": model, "seq_len": 64, "batch_size": 16}
   values |= {"max_device_tokens": 64, "loss_chunk": 32 * bool(values["loss_chunk"]), "total_steps": 3, "eval_every": 3}
   values["optimizer"] |= {"warmup_steps": 1}
   values |= {"checkpoint_every": 3, "cache_dir": str(CACHE / "data")}

@@ -38,4 +38,7 @@ CASES = (
   Case("configs/llama3_8b.py:v5p_2x2x4", "v5p:2x2x4"),
   Case("configs/llama3_8b.py:v6e_4x4", "v6e:4x4"),
   Case("configs/llama3_8b.py:lora", "v5e:2x4"),
+  Case("configs/mixtral_8x7b.py:v5p_2x2x4", "v5p:2x2x4"),
+  Case("configs/llama3_70b.py:v5p_8x8x8", "v5p:8x8x8"),
+  Case("configs/llama3_70b.py:v6e_16x16_x2", "v6e:16x16", num_slices=2),
 )
