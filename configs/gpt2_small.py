@@ -4,7 +4,7 @@ hf download openai-community/gpt2 --include "*.json" "*.txt" --local-dir runs/to
 python -m lm.main --config=configs/gpt2_small.py --workdir=gs://BUCKET/gpt2 --config.cache_dir=gs://BUCKET/cache
 
 `python -m tools.prepare store --config=configs/gpt2_small.py --parts=64 --config.cache_dir=gs://BUCKET/cache` tokenises before
-the TPU is there.
+the TPU is there (pip install 'lm[beam]').
 
 Not run; what preflight predicts stands in experiments/tpu_preflight/README.md. Arithmetic: 6 x 124 M x 10 B = 7.4e18 FLOPs, at
 30% of 4 x 197 TFLOP/s 8.7 hours, 35 chip-hours. Expect a validation loss of 3.28, which llm.c reaches with these tokens and

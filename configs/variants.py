@@ -3,6 +3,9 @@
 A recipe keeps a table VARIANTS from argument to settings, of which the first is what no argument means. Variants are named
 after the TPU topology that they are sized for (v5e_4x4 is v5e:4x4), or after what they train. None of them needs that
 topology: mesh, tokens per device, remat and loss_chunk may be set on the command line, and change no loss.
+
+The commands in the headers run on every host of a slice. Text is fetched from the hub and tokenised when a run starts, once
+for all hosts and runs where config.cache_dir is a place that they share.
 """
 
 from collections.abc import Mapping
