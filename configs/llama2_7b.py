@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from configs.variants import variant
 
 VARIANTS = {
-  "v5e_4x4": dict(max_device_tokens=4096),
-  "v5e_16x16": dict(max_device_tokens=8192),
+  "v5e_4x4": dict(tokens_per_device=4096),
+  "v5e_16x16": dict(tokens_per_device=8192),
 }
 
 

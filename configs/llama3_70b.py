@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 from configs.variants import variant
 
 VARIANTS = {
-  "v5p_8x8x8": dict(mesh=dict(data=1, fsdp=-1), max_device_tokens=16_384, remat="block"),
-  "v6e_16x16_x2": dict(mesh=dict(replica=2, data=1, fsdp=-1), max_device_tokens=8192, remat="full"),
+  "v5p_8x8x8": dict(mesh=dict(data=1, fsdp=-1), tokens_per_device=16_384, remat="block"),
+  "v6e_16x16_x2": dict(mesh=dict(replica=2, data=1, fsdp=-1), tokens_per_device=8192, remat="full"),
 }
 
 

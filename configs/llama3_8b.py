@@ -24,15 +24,15 @@ from configs.variants import variant
 
 ADAM = dict(name="adamw", learning_rate=3e-4, schedule="cosine", warmup_steps=2000, final_rate=0.01, b2=0.95)
 VARIANTS = {
-  "v5p_2x2x4": dict(max_device_tokens=32_768),
-  "v6e_4x4": dict(max_device_tokens=16_384),
+  "v5p_2x2x4": dict(tokens_per_device=32_768),
+  "v6e_4x4": dict(tokens_per_device=16_384),
   "lora": dict(
     init_from="meta-llama/Meta-Llama-3-8B",
     peft=dict(name="lora", rank=16, alpha=32.0, targets=".*(attention/(query|key|value|out)|ffn/(gate|up|down))"),
     data="hf:open-web-math/open-web-math(held_out=1_000)",
     optimizer=ADAM | dict(learning_rate=2e-4, warmup_steps=100, weight_decay=0.0),
     batch_size=64,
-    max_device_tokens=8192,
+    tokens_per_device=8192,
     total_steps="1B tokens",
     eval_every=200,
   ),

@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     seq_len=2048,
     batch_size=1024,
     mesh=dict(data=1, fsdp=-1),
-    max_device_tokens=8192,
+    tokens_per_device=8192,
     remat="dots",
     loss_chunk=256,
     total_steps="100B tokens",

@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer=dict(name="adamw", learning_rate=3e-4, schedule="cosine", warmup_steps=2000, final_rate=0.1, b2=0.95, eps=1e-5),
     seq_len=4096,
     batch_size=1024,
-    max_device_tokens=8192,
+    tokens_per_device=8192,
     remat="block",
     loss_chunk=512,
     total_steps="260B tokens",

@@ -73,7 +73,7 @@ def test_the_rows_of_a_step_divide_over_the_slice_within_the_limit_of_a_device(c
   cfg = load(Path(file).stem, arg)
   rows, left = divmod(cfg.batch_size, sharding.num_batch_shards(make_mesh(cfg, case.num_devices)))
   assert left == 0
-  most = cfg.max_device_tokens // cfg.seq_len
+  most = cfg.tokens_per_device // cfg.seq_len
   assert most >= 1
   parts = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= most)
   assert parts == 1 or rows // parts > most // 2  # else the limit says nothing
@@ -150,7 +150,7 @@ def test_a_recipe_trains_when_it_is_made_tiny(name, tmp_path):
   model = shrunk(values["model"]["name"], vocab_size=512)
   model |= {"num_experts": 8} if "num_experts" in model else {}  # one for each device of the recipe's mesh
   values |= {"tokenizer": "bytes", "model": model, "seq_len": 64, "batch_size": 16}
-  values |= {"max_device_tokens": 64, "loss_chunk": 32 * bool(values["loss_chunk"]), "total_steps": 3, "eval_every": 3}
+  values |= {"tokens_per_device": 64, "loss_chunk": 32 * bool(values["loss_chunk"]), "total_steps": 3, "eval_every": 3}
   values["optimizer"] |= {"warmup_steps": 1}
   values |= {"checkpoint_every": 3, "cache_dir": str(CACHE / "data")}
   run = build.make_run(config.from_dict(values))
