@@ -40,32 +40,38 @@ class _Result(NamedTuple):
   num_cut: int
 
 
-def load(path: str | Path, checkpoint: str | int = "last", devices: Sequence[jax.Device] | None = None) -> "Predictor":
+def load(
+  path: str | Path,
+  checkpoint: str | int = "last",
+  devices: Sequence[jax.Device] | None = None,
+  mesh: config.Mesh | None = None,
+) -> "Predictor":
   """The model of a run's workdir, or of a Hugging Face directory or id, ready for use. Nothing of its data is needed.
 
   Args:
     checkpoint: of a workdir: "last", "best" or the number of a step.
     devices: over which rows are split; all of the process's if not given.
+    mesh: how they share the work, `config.Mesh()` if not given; config.Mesh(fsdp=4) for a model that one does not hold.
 
   Raises:
     ConfigError: neither of both, no such checkpoint, one of a later format, or files that do not fit each other.
   """
   folder = saved.find(str(path), "path")
-  mesh = sharding.make_mesh(config.Mesh(), list(devices or jax.devices()))
+  over = sharding.make_mesh(mesh or config.Mesh(), list(devices or jax.devices()))
   step, max_len = 0, 0
   data: dict[str, dict[str, Any]] = {}
   if saved.is_workdir(folder):
     cfg = record.load_config(folder)
     step = choose(folder / "checkpoints", checkpoint)
     data, max_len = {name: dict(stream.data.options) for name, stream in cfg.all_streams.items()}, cfg.seq_len
-  model, params = saved.load_model(folder, step, mesh)
+  model, params = saved.load_model(folder, step, over)
   return Predictor(
     model=model,
-    params=jax.device_put(params, tree.unflatten(sharding.by_name(model.abstract, mesh))),
+    params=jax.device_put(params, tree.unflatten(sharding.by_name(model.abstract, over))),
     tokenizer=saved.load_tokenizer(folder),
     tasks=saved.load_tasks(folder, step),
     data=data,
-    mesh=mesh,
+    mesh=over,
     step=step,
     max_len=max_len or model.cfg.max_len,
   )
@@ -147,7 +153,9 @@ class Predictor:
     if not rows:
       return []
     tokens = [[tok.bos_id, *tok.encode(row["text"])] for row in rows]
-    return [tok.decode(ids) for ids in generate.generate(self.model, self.params, tokens, tok.eos_id, sampler, seed)]
+    with sharding.use(self.mesh):
+      written = generate.generate(self.model, self.params, tokens, tok.eos_id, sampler, seed)
+    return [tok.decode(ids) for ids in written]
 
   def score(self, texts: Sequence[str], batch_size: int = 32) -> list[dict[str, float]]:
     """How likely an autoregressive model finds each text, its end included.

@@ -122,7 +122,8 @@ class Program:
   def train_step(self, batch: Batch) -> jax.stages.Compiled:
     """The compiled train step of a batch's shape."""
     spec = self.spec
-    step = make_train_step(spec.objective, self._optimizer, spec.peft, self._layer_masks, spec.accumulation)
+    place = lambda params: jax.lax.with_sharding_constraint(params, self._shardings.params)
+    step = make_train_step(spec.objective, self._optimizer, spec.peft, self._layer_masks, spec.accumulation, place)
 
     def counted(state: TrainState, batch: Batch, rng: jax.Array) -> tuple[TrainState, dict[str, Any]]:
       new, metrics = step(state, batch, rng)

@@ -60,16 +60,22 @@ def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device]) -> jax.sharding
   if math.prod(shape) != len(devices):
     asked = ", ".join(f"{axis}={getattr(sizes, axis)}" for axis in AXES)
     raise ConfigError(f"config.mesh: {asked} does not fit {len(devices)} devices; the sizes must multiply to that number")
+  return jax.sharding.Mesh(arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def arrange(shape: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+  """The devices as an array of that shape, neighbours on the torus of a TPU side by side; slices differ in the first index.
+
+  Raises:
+    ConfigError: the slices do not divide the first size.
+  """
   num_slices = len({getattr(device, "slice_index", 0) for device in devices})
   if shape[0] % num_slices:
     raise ConfigError(f"config.mesh.replica={shape[0]}: must be a multiple of {num_slices}, the slices of these devices")
-  inside = (shape[0] // num_slices, *shape[1:])
-  if num_slices > 1:
-    between = (num_slices, *[1] * len(shape[1:]))
-    grid = mesh_utils.create_hybrid_device_mesh(inside, between, devices, allow_split_physical_axes=True)
-  else:
-    grid = mesh_utils.create_device_mesh(inside, devices, allow_split_physical_axes=True)
-  return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  inside, between = (shape[0] // num_slices, *shape[1:]), (num_slices, *[1] * len(shape[1:]))
+  if num_slices == 1:
+    return mesh_utils.create_device_mesh(inside, devices, allow_split_physical_axes=True)
+  return mesh_utils.create_hybrid_device_mesh(inside, between, devices, allow_split_physical_axes=True)
 
 
 @contextlib.contextmanager
@@ -138,7 +144,8 @@ def _place(name: str, dims: tuple, shape: tuple[int, ...], mesh: jax.sharding.Me
   taken, whole = {axis for axes in found for axis in axes}, []
   for dim, size, axes in zip(dims, shape, found, strict=True):
     wanted = next((axes or () for rule, axes in rules if rule == dim), ())
-    if left := [axis for axis in wanted if axis not in taken and sizes[axis] > 1]:
+    others = axes if dim in dict(asked) else taken  # what the table would split by an axis, another dim may
+    if left := [axis for axis in wanted if axis not in others and sizes[axis] > 1]:
       whole.append(f"{dim}={size} by {left[0]}={sizes[left[0]]}")
       if dim in dict(asked):
         raise ConfigError(f"config.sharding={text!r}: cannot split {whole[-1]} in parameter {name!r}")

@@ -40,13 +40,19 @@ class Tuner(Protocol):
 
 
 def make_train_step(
-  objective: Objective, optimizer: optax.GradientTransformation, tuner: Tuner, layer_masks: dict, accumulation: int
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  tuner: Tuner,
+  layer_masks: dict,
+  accumulation: int,
+  place: Callable[[dict], dict] = lambda params: params,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
   """Builds step(state, batch, rng) -> (state, metrics).
 
   Args:
     layer_masks: name -> [L] fp32 vector for stacked leaves of which only some layers train.
     accumulation: micro-batches per step; divides the batch's rows.
+    place: puts parameters on their shardings, and so, being linear, their gradient: each micro-batch's is scattered.
 
   The step's metrics are {"sums": {name: sum}, "weights": {name: denominator}, "loss": total, "grad_norm": global norm,
   "loss_scale": the state's}. With a loss scale, a step whose gradient overflows changes nothing but the scale.
@@ -58,7 +64,7 @@ def make_train_step(
     scale = state.loss_scale.get("scale", 1.0)
 
     def loss(params, micro):
-      full = tree.merge(params, state.frozen)
+      full = tree.merge(place(params), state.frozen)
       sums = objective.sums(full, micro, rng)
       terms = [c * sums[name] / jnp.maximum(weights[name], 1e-9) for name, c in objective.coefficients.items()]
       terms += [value / accumulation for value in tuner.penalties(full).values()]

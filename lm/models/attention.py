@@ -92,11 +92,12 @@ class Attention(nn.Module):
       q_BTHC, k_BTKC = per_head("query_norm")(q_BTHC), per_head("key_norm")(k_BTKC)
     if by is not None:
       q_BTHC, k_BTKC = rotate(q_BTHC, by), rotate(k_BTKC, by)
+    # Split first, so that keys and values are gathered, and not the hidden states that all of them would be projected from.
+    q_BTHC, k_BTKC, v_BTKC = (constrain(x, "batch", "length", "heads", "channels") for x in (q_BTHC, k_BTKC, v_BTKC))
     if cache is not None and start is not None:
       write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=1)
       k_BTKC, v_BTKC = cache = (write(cache[0], k_BTKC), write(cache[1], v_BTKC))
     kernel = self.kernel if cache is None else Kernel()
-    q_BTHC = constrain(q_BTHC, "batch", "length", "heads", "channels")
     k_BTKC, v_BTKC = (constrain(x, "batch", "keys", "heads", "channels") for x in (k_BTKC, v_BTKC))
     mixed_BTHC = constrain(Core(cfg, kernel, name="core")(q_BTHC, k_BTKC, v_BTKC, mask), "batch", "length", "heads", "channels")
     out = Linear(
