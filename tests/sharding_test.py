@@ -117,8 +117,8 @@ def test_a_parameter_that_no_rule_covers_is_an_error():
     ({"mesh": {"data": 1, "sequence": 8}, "seq_len": 60}, "config.mesh.sequence=8: must divide the length of rows, 60"),
     ({"mesh": {"data": 1, "expert": 8}, "model": EXPERTS}, "config.mesh.expert=8: must divide model.num_experts=4"),
     (
-      {"mesh": {"data": 1, "sequence": 8}, "max_device_tokens": 7},
-      "config.max_device_tokens=7: one row has config.seq_len=64",
+      {"mesh": {"data": 1, "sequence": 8}, "tokens_per_device": 7},
+      "config.tokens_per_device=7: one row has config.seq_len=64",
     ),
     ({"sharding": ("x: vocab=fsdp",)}, "config.sharding: pattern 'x' matches none"),
   ],
@@ -130,7 +130,7 @@ def test_a_mesh_that_does_not_fit_is_one_line(settings, message):
 
 
 def test_tokens_per_device_count_what_sequence_leaves():
-  accumulation = lambda **mesh: make_run(devices=8, mesh=mesh, max_device_tokens=64).program.spec.accumulation
+  accumulation = lambda **mesh: make_run(devices=8, mesh=mesh, tokens_per_device=64).program.spec.accumulation
   assert (accumulation(data=8), accumulation(data=1, sequence=8), accumulation(data=1, tensor=8)) == (1, 1, 8)
 
 
@@ -157,7 +157,7 @@ def check_agreement(folder, mesh, steps, devices=8, **settings):
   """Every loss and what evaluation finds, within 1e-5 of what one device gives."""
   settings = {"model": DENSE, "total_steps": steps, "eval_every": steps, **settings}
   frozen = tuple((name, tuple(value.items()) if isinstance(value, dict) else value) for name, value in settings.items())
-  alone = tuple(item for item in frozen if item[0] not in ("max_device_tokens", "loss_chunk"))
+  alone = tuple(item for item in frozen if item[0] not in ("tokens_per_device", "loss_chunk"))
   (losses, found), (expected, metrics) = _trained(folder, devices, tuple(mesh.items()), frozen), _trained(folder, 1, (), alone)
   np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5)
   assert found.keys() == metrics.keys()
@@ -166,7 +166,7 @@ def check_agreement(folder, mesh, steps, devices=8, **settings):
 
 
 FEW = {
-  "cube": (CUBE, {"max_device_tokens": 64}),
+  "cube": (CUBE, {"tokens_per_device": 64}),
   "slots": ({"data": 2, "tensor": 2, "expert": 2}, {"model": SLOTS}),
 }
 
@@ -186,8 +186,8 @@ MANY = {
   "replica-fsdp-sequence": ({"replica": 2, "data": 1, "fsdp": 2, "sequence": 2}, {}),
   "sequence-tensor-expert": ({"data": 1, "sequence": 2, "tensor": 2, "expert": 2}, {"model": SLOTS}),
   "sequence-tensor-expert-dropless": ({"data": 1, "sequence": 2, "tensor": 2, "expert": 2}, {"model": EXPERTS}),
-  "accumulate-2": (CUBE, {"max_device_tokens": 128}),
-  "accumulate-4": (CUBE, {"max_device_tokens": 64, "loss_chunk": 16}),
+  "accumulate-2": (CUBE, {"tokens_per_device": 128}),
+  "accumulate-4": (CUBE, {"tokens_per_device": 64, "loss_chunk": 16}),
   "lora": (CUBE, {"peft": "lora"}),
   "lora-experts": ({"data": 2, "fsdp": 2, "expert": 2}, {"peft": "lora(targets=blocks/ffn/.*)", "model": SLOTS}),
   "mlm": (CUBE, {"kind": "mlm", "model": {**DENSE, "name": "bert-tiny"}}),
