@@ -4,6 +4,7 @@ Every module that holds parameters creates them in a compact `__call__`, so that
 Parameters are fp32 and carry logical axis names; compute is in `dtype`, norms in fp32.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -43,7 +44,10 @@ class Linear(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (*x.shape[-self.num_inputs :], *self.features)
     kernel = self.param("kernel", normal(self.stddev, self.axes), shape)
-    y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), self.num_inputs)
+    # As a product of two matrices: results [..., heads, 64] would be kept in tiles that are half empty on a TPU.
+    rows, features = x.shape[: -self.num_inputs], math.prod(self.features)
+    matrix = kernel.astype(self.dtype).reshape(-1, features)
+    y = jnp.tensordot(x.astype(self.dtype).reshape(*rows, -1), matrix, 1).reshape(*rows, *self.features)
     if self.bias:
       zeros = logical(nn.initializers.zeros, self.axes[self.num_inputs :])
       y = y + broadcast_to_rank(self.param("bias", zeros, self.features).astype(self.dtype), y.ndim)
