@@ -13,6 +13,7 @@ class Chip:
   usable_bytes: int = 0  # what libtpu's compiler lets a program have
   hbm_bytes_per_sec: float = 0.0
   link_bytes_per_sec: float = 0.0  # of one link between chips, one way
+  dcn_bytes_per_sec: float = 0.0  # between slices, over the data centre's network
   mxu: int = 128  # [rows] of a matrix unit
 
   @property
@@ -27,10 +28,10 @@ class Chip:
 
 
 GIB = 1 << 30
-V4 = Chip(275e12, 2 * 128 * 128 * 8, 32e9, round(30.75 * GIB), 1.2e12, 4.5e10)
-V5E = Chip(197e12, 2 * 128 * 128 * 4, 16e9, round(15.75 * GIB), 8.2e11, 4.5e10)
-V5P = Chip(459e12, 2 * 128 * 128 * 8, 95e9, round(95.74 * GIB), 2.76e12, 9e10)
-V6E = Chip(918e12, 2 * 256 * 256 * 4, 32e9, round(31.25 * GIB), 1.64e12, 9e10, mxu=256)
+V4 = Chip(275e12, 2 * 128 * 128 * 8, 32e9, round(30.75 * GIB), 1.2e12, 4.5e10, 6.25e9)
+V5E = Chip(197e12, 2 * 128 * 128 * 4, 16e9, round(15.75 * GIB), 8.2e11, 4.5e10, 3.125e9)
+V5P = Chip(459e12, 2 * 128 * 128 * 8, 95e9, round(95.74 * GIB), 2.76e12, 9e10, 6.25e9)
+V6E = Chip(918e12, 2 * 256 * 256 * 4, 32e9, round(31.25 * GIB), 1.64e12, 9e10, 1.25e10, mxu=256)
 
 # By the start of the kind that jax names a device by; the first that fits counts.
 CHIPS = {

@@ -41,7 +41,7 @@ def kind_of(name: str, instruction: Instruction) -> str:
 
 def sent_bytes(computation: Computation, instruction: Instruction, kind: str, n: int) -> float:
   """Bytes that one of n devices sends, by ring algorithms."""
-  size = sum(array.nbytes for operand in computation.operands(instruction) for array in operand.arrays)
+  size = sum(operand.nbytes for operand in computation.operands(instruction))
   ring = size * (n - 1) / n
   whole = {"collective-permute": size, "collective-broadcast": size}
   return ({"all-gather": size * (n - 1), "all-reduce": 2 * ring} | whole).get(kind, ring)
@@ -56,6 +56,15 @@ def axes_of(groups: np.ndarray, mesh: Mapping[str, int]) -> str:
   places = np.stack(np.unravel_index(groups, tuple(mesh.values())))  # [axes, groups, members]
   differ = (places != places[:, :, :1]).any((1, 2))
   return "+".join(axis for axis, differs in zip(mesh, differ, strict=True) if differs)
+
+
+def between_slices(computation: Computation, instruction: Instruction, num_slices: int) -> tuple[str, float]:
+  """(kind, bytes that one device sends) of a transfer over the data centre's network, which is a `send`; ("", 0.0) if none."""
+  kind = instruction.attribute(r'megascale_transfer_type="(\w+)"') if instruction.op == "send" else None
+  if kind is None:
+    return "", 0.0
+  kind, size = kind.lower().replace("_", "-"), computation.operands(instruction)[0].nbytes
+  return kind, 2 * size * (num_slices - 1) / num_slices if kind == "all-reduce" else size
 
 
 def agreed_group_size(instruction: Instruction, num_partitions: int) -> int:

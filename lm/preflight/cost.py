@@ -15,7 +15,8 @@ NO_ESTIMATE = 1 << 62  # the largest int64 stands in the place of cycles that ar
 
 # What is counted, by a tuple that begins with what it is:
 #   ("cycles", kind), ("flops", kind), ("f32", op_name), ("kernels",) without a known cost, ("copied", "host" or "prefetch"),
-#   ("runs", kind, axes), ("sent", kind, axes, "async" or "sync"), ("agreed", ...) the same as the agreed method counts it
+#   ("runs", kind, axes), ("sent", kind, axes, "async" or "sync"), ("agreed", ...) the same as the agreed method counts it,
+#   ("dcn runs", kind), ("dcn", kind) bytes sent between slices, which the agreed method leaves out
 Totals = collections.Counter[tuple[str, ...]]
 
 
@@ -93,6 +94,9 @@ class Cost:
       masked, padded, whole = self._kernels.flops(computation, instruction)
       found = {("flops", "kernel"): masked, ("flops", "kernel padded"): padded, ("flops", "kernel whole"): whole}
       return Totals(found | {("kernels",): int(not masked)})
+    kind, sent = collectives.between_slices(computation, instruction, self.mesh.get("replica", 1))
+    if kind:
+      return Totals({("dcn runs", kind): 1, ("dcn", kind): sent})
     if instruction.op in COPIES:
       moved = min((array.nbytes for array in instruction.arrays if array.dims), default=0)
       return Totals({("copied", "host" if "S(5)" in instruction.shape else "prefetch"): moved})

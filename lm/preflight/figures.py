@@ -74,8 +74,9 @@ def measure_step(outline: Outline, step: Step, topology: str) -> dict[str, Any]:
   if chip is None or not chip.usable_bytes:
     names = ("step_seconds", "mfu", "tokens_per_sec_per_chip", "hours", "chip_hours")
     return found | dict.fromkeys(names) | {"notes": [*outline.notes, "no prediction of time: only TPUs' compilers give cycles"]}
-  time = measure.seconds(cost, chip)
-  seconds = time["step_s"]
+  between = cost.sum("dcn") / chip.dcn_bytes_per_sec
+  time = measure.seconds(cost, chip) | {"between_slices_s": between}
+  time["step_s"] = seconds = max(time["step_s"], between)
   hours = seconds * outline.total_steps / 3600 if outline.total_steps else None
   return found | {
     "prediction": {"method": measure.METHOD, **time},

@@ -46,8 +46,8 @@ def accumulations(outline: Outline, mesh: jax.sharding.Mesh | None = None) -> li
 
 def tokens_per_device(outline: Outline, spec: Spec) -> int:
   """Tokens that a device takes at once."""
-  cfg = outline.config
-  return cfg.batch_size * cfg.seq_len // (sharding.num_batch_shards(spec.mesh) * spec.accumulation)
+  cfg, parts = outline.config, sharding.num_batch_shards(spec.mesh) * spec.mesh.shape["sequence"]
+  return cfg.batch_size * cfg.seq_len // (parts * spec.accumulation)
 
 
 def settle(outline: Outline, least: int = 1) -> Program:

@@ -58,6 +58,11 @@ class Instruction:
     found = re.findall(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]", self.shape)
     return [Array(dtype, tuple(int(size) for size in dims.split(",") if size)) for dtype, dims in found]
 
+  @property
+  def nbytes(self) -> float:
+    """Of all its arrays."""
+    return sum(array.nbytes for array in self.arrays)
+
   def attribute(self, pattern: str) -> str | None:
     """The first group of a pattern in the attributes."""
     found = re.search(pattern, self.attributes)

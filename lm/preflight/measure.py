@@ -13,9 +13,9 @@ from lm.preflight.cost import Cost
 from lm.preflight.hlo import Module
 
 METHOD = (
-  "prediction, not a measurement: max(compute + kernels + synchronous collectives, all collectives, prefetch), where compute is"
-  " the compiler's estimated cycles over its clock with loops times their trips, kernels are their FLOPs at the peak, and"
-  " collectives are bytes by ring algorithms over one axis of links"
+  "prediction, not a measurement: max(compute + kernels + synchronous collectives, all collectives, prefetch, between slices),"
+  " where compute is the compiler's estimated cycles over its clock with loops times their trips, kernels are their FLOPs at"
+  " the peak, collectives are bytes by ring algorithms over one axis of links, and slices share the data centre's network"
 )
 MEMORY = ("argument_size", "output_size", "alias_size", "temp_size", "peak_memory", "generated_code_size")
 ANALYSED = ("flops", "transcendentals", "bytes accessed")
@@ -92,6 +92,9 @@ def collectives(cost: Cost) -> list[dict[str, Any]]:
     share = sent["async"] / total if total else 0.0
     runs = cost.totals["runs", kind, axes]
     found.append({"kind": kind, "axes": axes, "runs": runs, "sent_bytes": round(total), "async_share": round(share, 4)})
+  for kind, runs in cost.by("dcn runs", 1).items():
+    sent = round(cost.totals["dcn", kind])
+    found.append({"kind": kind, "axes": "replica", "runs": runs, "sent_bytes": sent, "async_share": 1.0})
   return sorted(found, key=lambda each: (-each["sent_bytes"], each["kind"], each["axes"]))
 
 

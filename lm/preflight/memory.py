@@ -74,8 +74,9 @@ def compile_step(program: Program, batch: Batch) -> Step:
     return Step(program, round(float(needed[1]) * UNITS[needed[2]]), time.perf_counter() - began, None)
   found = _sizes(compiled)
   total = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes
-  on_tpu = program.spec.mesh.devices.flat[0].platform == "tpu"  # elsewhere the peak leaves temporaries out
-  peak = min(found.peak_memory_in_bytes, total) if on_tpu else total  # with offloading it counts the host's memory too
+  # A TPU's peak knows which temporaries live at once; it counts the host's memory too. Elsewhere it leaves temporaries out.
+  knows = program.spec.mesh.devices.flat[0].platform == "tpu" and not found.host_temp_size_in_bytes
+  peak = found.peak_memory_in_bytes if knows else total
   return Step(program, peak, time.perf_counter() - began, compiled)
 
 

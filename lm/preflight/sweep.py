@@ -1,6 +1,7 @@
 """Which mesh, recomputation and tokens per device are predicted to be fastest, of those that fit; the global batch stays."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from lm.preflight import figures, fit, memory
 from lm.program import Program
 from lm.run import Outline
 
+# Offloading is left to who has measured it: what it costs is the host's bandwidth, which nothing here predicts.
+POLICIES = tuple(remat for remat in config.REMAT if remat != "offload")
+SEARCHED = ("data", "fsdp", "tensor")
 TENSOR_SIZES = (1, 2, 4, 8)
 TRIES = 3  # sizes of micro-batches for each mesh and policy, the largest first, until one fits
 
@@ -22,7 +26,7 @@ def sweep(outline: Outline, devices: list[jax.Device], topology: str, say: Calla
     say: called with a line for every step that was compiled, in turn.
   """
   found = []
-  points = [(sizes, remat) for sizes in meshes(outline, len(devices)) for remat in config.REMAT]
+  points = [(sizes, remat) for sizes in meshes(outline, len(devices)) for remat in POLICIES]
   for number, (sizes, remat) in enumerate(points, 1):
     mesh = sharding.make_mesh(sizes, devices)
     for accumulation in fit.accumulations(outline, mesh)[:TRIES]:
@@ -48,16 +52,13 @@ def meshes(outline: Outline, num_devices: int) -> list[config.Mesh]:
   Other axes are as the config says. What does not divide the batch is left out.
   """
   cfg, heads = outline.config, outline.program.spec.model.cfg.kv_heads
-  given = {field.name: getattr(cfg.mesh, field.name) for field in dataclasses.fields(cfg.mesh)}
-  others = {axis: max(size, 1) for axis, size in given.items() if axis not in ("data", "fsdp", "tensor")}
-  rest = num_devices
-  for size in others.values():
-    rest //= size
+  others = {axis: max(size, 1) for axis, size in dataclasses.asdict(cfg.mesh).items() if axis not in SEARCHED}
+  rest = num_devices // math.prod(others.values())
   found = []
   for tensor in (size for size in TENSOR_SIZES if rest % size == 0 and heads % size == 0):
     each = rest // tensor
     for data in sorted({1, 2, each} if each % 2 == 0 else {1, each}):
-      if cfg.batch_size % each == 0:
+      if cfg.batch_size % (each * others["replica"] * others["expert"]) == 0:
         found.append(dataclasses.replace(cfg.mesh, **others, data=data, fsdp=each // data, tensor=tensor))
   return found
 

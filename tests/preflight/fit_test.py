@@ -198,7 +198,7 @@ def test_a_sweep_ranks_what_fits(free):
 
 
 def test_meshes_divide_the_devices_and_the_batch():
-  outline = build.make_outline(make_config(batch_size=8, model=shrunk("llama-tiny")), jax.devices())
+  outline = build.make_outline(make_config(batch_size=8, model=shrunk("llama-3.2-1b", vocab_size=300)), jax.devices())
   found = sweep.meshes(outline, 8)
   assert {(m.data, m.fsdp, m.tensor) for m in found} == {(1, 8, 1), (2, 4, 1), (8, 1, 1), (1, 4, 2), (2, 2, 2), (4, 1, 2)}
 
