@@ -73,6 +73,7 @@ def test_records_arrive_at_every_checkpoint_and_evaluation_and_when_a_run_fails(
   assert json.loads(text(objects, "manifest.json"))["total_steps"] == 10
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_run_finds_its_base_and_its_tokenizer_in_the_bucket(objects, tmp_path):
   from lm.data import tokenizer
 
