@@ -27,11 +27,14 @@ def path(text: str | Path, setting: str) -> Path:
     raise ConfigError(f"{setting}={text}: accepted are a folder of this machine and gs://BUCKET/FOLDER, as checkpoints allow")
   import fsspec
   from etils import epath
+  from fsspec import config
 
   try:
     fsspec.get_filesystem_class("gs")
   except ImportError as error:
     raise ConfigError(f"{setting}={text}: needs gcsfs: pip install 'lm[gcs]'") from error
+  for name in ("gs", "gcs"):  # what a folder holds is asked each time: other hosts write there, and Orbax past fsspec
+    config.conf.setdefault(name, {})["use_listings_cache"] = False
   return cast(Path, epath.Path(text))
 
 
@@ -47,11 +50,13 @@ def absolute(path: Path) -> str:
 
 def write(path: Path, data: bytes) -> None:
   """Writes beside the place and renames, so that a kill leaves the old file or the new one; a remote file appears whole."""
+  if is_remote(path):
+    path.write_bytes(data)
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path if is_remote(path) else path.with_name(path.name + ".tmp")
+  temporary = path.with_name(path.name + ".tmp")
   temporary.write_bytes(data)
-  if temporary != path:
-    temporary.replace(path)
+  temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 from lm import command, config
 from lm.command import Command
 from lm.config import ConfigError
+from lm.roll import Asked
 
 FILE = "configs/tiny.py"
 
@@ -24,6 +25,9 @@ def test_flags_and_overrides():
   assert (asked.mode, asked.input, asked.output, asked.checkpoint) == ("predict", "a.csv", "b.jsonl", "30")
   asked = command.parse(["--mode=predict", "--workdir=w", "--input=a", "--output=b", "--text=a,b", "--delimiter=;"])
   assert asked.reading == (("text", "a,b"), ("delimiter", ";"))
+  several = ["--coordinator=a:80", "--num_processes=2", "--process_id=1", "--cluster_timeout=60"]
+  for mode in (["--config=a.py"], ["--mode=evaluate", "--workdir=w"]):
+    assert command.parse([*mode, *several]).cluster == Asked("a:80", "2", "1", "60")
 
 
 @pytest.mark.parametrize(
@@ -46,6 +50,7 @@ def test_flags_and_overrides():
     (["--list=task"], "--list=task: accepted are configs, tasks"),
     (["--help=me"], "--help=me: --help takes no value"),
     (["--config=a.py", "--accept_changes=yes"], "--accept_changes=yes: --accept_changes takes no value"),
+    (["--mode=show", "--config=a.py", "--coordinator=a:80"], "--coordinator: has no effect with --mode=show"),
     (["--config=a.py", "--input=a.csv"], "--input: has no effect with --mode=train"),
     (["--config=a.py", "--text=a"], "--text: has no effect with --mode=train"),
     (["--config=a.py", "--checkpoint=best"], "--checkpoint: has no effect with --mode=train"),

@@ -1,7 +1,7 @@
 """A bucket of Google Cloud Storage on this machine: an HTTP server for Orbax (tensorstore), and fsspec's file system over it.
 
 It has what makes a bucket no disk: an object appears whole when it is closed, a file that is opened to append to is made anew
-(as by gcsfs), folders exist by their objects, and nothing is renamed.
+(as by gcsfs), folders exist by their objects, nothing is renamed, and a listing is remembered unless fsspec is told not to.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Generator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from unittest import mock
 
 import fsspec
 from orbax.checkpoint._src.path import gcs_utils
@@ -89,6 +88,15 @@ class Bucket(fsspec.AbstractFileSystem):
   appended: list[str] = []  # files that were opened to append to
 
   def ls(self, path, detail=True, **_):
+    key = self._strip_protocol(path)
+    if key not in self.dircache:
+      found = self._list(path)
+      self.dircache[key] = found
+    else:
+      found = self.dircache[key]
+    return found if detail else [item["name"] for item in found]
+
+  def _list(self, path):
     bucket, _, inside = self._strip_protocol(path).strip("/").partition("/")
     prefix = f"{inside}/" if inside else ""
     found = {}
@@ -101,7 +109,7 @@ class Bucket(fsspec.AbstractFileSystem):
       if not own:
         raise FileNotFoundError(path)
       found = {own[0]["name"]: own[0]}
-    return list(found.values()) if detail else list(found)
+    return list(found.values())
 
   def _open(self, path, mode="rb", **_):
     bucket, _, name = self._strip_protocol(path).partition("/")
@@ -163,17 +171,15 @@ def serving() -> Generator[dict[str, tuple[int, bytes]]]:
   threading.Thread(target=server.serve_forever, daemon=True).start()
   Bucket.appended.clear()
   register()
-  # Orbax asks Google's own library, which has no such address, of what kind the bucket is.
-  flat = mock.patch.object(gcs_utils, "is_hierarchical_namespace_enabled", lambda _: False)
   try:
-    with flat:
-      yield server.objects
+    yield server.objects
   finally:
     server.shutdown()
     server.server_close()
 
 
 def register() -> None:
-  """Makes fsspec take this for gs://."""
+  """Makes fsspec take this for gs://; and Orbax not ask Google's own library of what kind the bucket is."""
   for name in Bucket.protocol:
     fsspec.register_implementation(name, Bucket, clobber=True)
+  gcs_utils.is_hierarchical_namespace_enabled = lambda _: False

@@ -45,14 +45,16 @@ def train_flags(workdir: Path | str, **settings) -> list[str]:
   return flags + [f"--config.{name}={value}" for name, value in values.items()]
 
 
-def start(flags: Sequence[Sequence[str]], devices: int, timeout: int = 60) -> list[subprocess.Popen]:
-  """One process of lm.main for each list of flags, all of one run."""
+def start(
+  flags: Sequence[Sequence[str]], devices: int, timeout: int = 60, program: Sequence[str] = ("-m", "lm.main")
+) -> list[subprocess.Popen]:
+  """One process of lm.main, or of another program of Python, for each list of flags, all of one run."""
   count, port = len(flags), free_port()
   joined = [f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--cluster_timeout={timeout}"]
   started = []
   for index, own in enumerate(flags):
     both = [*joined, f"--process_id={index}"] if count > 1 else []
-    command = [sys.executable, "-m", "lm.main", *own, *both]
+    command = [sys.executable, *program, *own, *both]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started.append(subprocess.Popen(command, cwd=ROOT, env=environment(devices), **pipes))
   return started

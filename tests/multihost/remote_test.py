@@ -9,9 +9,16 @@ import lm
 from lm import build, evaluate, files, report, saved, train
 from lm.config import ConfigError
 from tests.conftest import TEXTS, make_config, make_run
-from tests.multihost import bucket
+from tests.multihost import bucket, processes
 
 WORKDIR = "gs://bucket/runs/one"
+MAIN = """
+import sys
+from lm import main
+from tests.multihost import bucket
+bucket.register()
+sys.exit(main.main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture
@@ -89,6 +96,19 @@ def test_a_fine_tuned_run_finds_its_base_and_its_tokenizer_in_the_bucket(objects
   assert base["workdir"] == WORKDIR
   assert build.load_run(second).base.sha256 == base["sha256"]
   assert lm.load(str(second)).generate(["a"], max_new_tokens=2)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_in_a_bucket(objects):
+  run = processes.train_flags(WORKDIR)
+  for flags in (run, ["--mode=evaluate", f"--workdir={WORKDIR}"]):
+    ended = processes.run([flags, flags], devices=4, program=["-c", MAIN])
+    assert [process.code for process in ended] == [0, 0], [process.error[-2000:] for process in ended]
+  assert json.loads(text(objects, "summary.json"))["step"] == 6
+  assert len(text(objects, "metrics.jsonl").splitlines()) == 9
+  assert len([name for name in objects if "/events.out" in name]) == 1
+  assert "runs/one/evaluations/6.json" in objects and "runs/one/curves.png" in objects
+  assert not [name for name in objects if ".hosts" in name]
 
 
 @pytest.mark.parametrize(
