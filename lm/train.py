@@ -49,13 +49,12 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
   if finished.get("status") == "finished" and finished["step"] >= run.total_steps:
     print(f"{workdir}: finished at step {finished['step']}; nothing to do")
     return finished
-  here = cluster.here()
+  here, origin = cluster.here(), _find_origin(run, workdir, accept_changes)
   with clock("compile"):
     run = dataclasses.replace(run, program=fit.settle(run.outline, record.kept_accumulation(run, workdir)))
     fit.check(run.outline)
   with clock("start-up"), fit.watch(run.outline):
     evaluators = evaluate.make_evaluators(run)
-    origin = _find_origin(run, workdir, accept_changes)
     step, state = origin.step, origin.load(run)
   with (
     fit.watch(run.outline),

@@ -16,6 +16,8 @@ from lm.run import Outline
 
 TRIES = 3  # compiled for each setting that may help
 GIB = 1 << 30
+# Offloading is left to who has measured it: what it costs is the host's bandwidth, which nothing here predicts.
+POLICIES = tuple(remat for remat in config.REMAT if remat != "offload")
 
 
 class DoesNotFitError(ValueError):
@@ -59,10 +61,9 @@ def settle(outline: Outline, least: int = 1) -> Program:
   spec = outline.program.spec
   if outline.config.tokens_per_device != "auto":
     return outline.program
-  limit = memory.free_bytes(spec.mesh)
-  programs = (make_program(change(spec, accumulation=n)) for n in accumulations(outline) if n >= least)
-  program = outline.program
-  for program in programs:
+  limit, numbers, program = memory.free_bytes(spec.mesh), accumulations(outline), outline.program
+  for n in (n for n in numbers if n >= min(least, numbers[-1])):
+    program = make_program(change(spec, accumulation=n))
     if all(memory.compile_step(program, batch).peak_bytes <= limit for batch in outline.batches):
       break
   return program  # the last one, where none fits: `check` says so
@@ -152,7 +153,8 @@ def _fewer_tokens(outline: Outline) -> Iterator[tuple[str, Program]]:
 
 def _more_remat(outline: Outline) -> Iterator[tuple[str, Program]]:
   spec = outline.program.spec
-  for remat in config.REMAT[config.REMAT.index(spec.model.remat) + 1 :][:TRIES]:
+  stronger = config.REMAT[config.REMAT.index(spec.model.remat) + 1 :]
+  for remat in [remat for remat in stronger if remat in POLICIES][:TRIES]:
     yield f"--config.remat={remat}", Program(change(spec, remat=remat))
 
 

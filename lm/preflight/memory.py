@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from lm import chips, device
 from lm.preflight.hlo import Computation, Module
@@ -88,6 +90,8 @@ def is_exhausted(error: jax.errors.JaxRuntimeError) -> bool:
 def free_bytes(mesh: jax.sharding.Mesh) -> int:
   """What a program may take on one device of a mesh: free now where it is attached, what its kind has where it is not.
 
+  Of several processes it is the least that one of them has, so that all decide alike.
+
   Raises:
     ValueError: a kind of device that is neither attached nor in the table.
   """
@@ -98,10 +102,13 @@ def free_bytes(mesh: jax.sharding.Mesh) -> int:
       raise ValueError(f"{devices[0].device_kind}: its memory is not known; known are {', '.join(chips.CHIPS)}")
     return chip.usable_bytes
   own = [each for each in devices if each.process_index == jax.process_index()]
-  stats = own[0].memory_stats()
-  if stats and "bytes_limit" in stats:
-    return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-  return device.available_memory() // len(own)
+  stats = own[0].memory_stats() or {}
+  free = device.available_memory() // len(own)
+  if "bytes_limit" in stats:
+    free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+  if jax.process_count() == 1:
+    return free
+  return int(multihost_utils.process_allgather(np.int32(free >> 20)).min()) << 20
 
 
 def kept_for_backward(module: Module) -> int:

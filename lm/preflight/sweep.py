@@ -12,8 +12,6 @@ from lm.preflight import figures, fit, memory
 from lm.program import Program
 from lm.run import Outline
 
-# Offloading is left to who has measured it: what it costs is the host's bandwidth, which nothing here predicts.
-POLICIES = tuple(remat for remat in config.REMAT if remat != "offload")
 SEARCHED = ("data", "fsdp", "tensor")
 TENSOR_SIZES = (1, 2, 4, 8)
 TRIES = 3  # sizes of micro-batches for each mesh and policy, the largest first, until one fits
@@ -26,7 +24,7 @@ def sweep(outline: Outline, devices: list[jax.Device], topology: str, say: Calla
     say: called with a line for every step that was compiled, in turn.
   """
   found = []
-  points = [(sizes, remat) for sizes in meshes(outline, len(devices)) for remat in POLICIES]
+  points = [(sizes, remat) for sizes in meshes(outline, len(devices)) for remat in fit.POLICIES]
   for number, (sizes, remat) in enumerate(points, 1):
     mesh = sharding.make_mesh(sizes, devices)
     for accumulation in fit.accumulations(outline, mesh)[:TRIES]:
