@@ -6,9 +6,10 @@ What is not plainly causal (segments, windows, prefixes) reaches it as a boolean
 import dataclasses
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
-from lm.models.kernel import Layout, Rows, spread
+from lm.models.kernel import MIXED, Layout, Rows, spread
 from lm.models.transformer_config import TransformerConfig
 
 MAX_CHANNELS = 128  # per head, on every GPU that has flash attention
@@ -45,4 +46,5 @@ def attend(rows: Rows, cfg: TransformerConfig, device: str) -> jax.Array:
     )
 
   in_specs = layout.queries, layout.keys, layout.keys, P(layout.rows)
-  return spread(of_part, in_specs, layout.queries)(q_BTHC, k_BSKC, v_BSKC, allowed_BTS[:, None])
+  mixed_BTHC = spread(of_part, in_specs, layout.queries)(q_BTHC, k_BSKC, v_BSKC, allowed_BTS[:, None])
+  return checkpoint_name(mixed_BTHC, MIXED)

@@ -83,7 +83,7 @@ def collectives(text):
 
 @pytest.mark.parametrize("where", ["cpu", "tpu"])
 def test_the_head_is_gathered_once_and_its_gradient_scattered_once(where):
-  mesh = make_mesh("v5e:2x2", (1, 4, 1), sharding.AXES) if where == "tpu" else None
+  mesh = make_mesh("v5e:2x2", (1, 1, 4, 1, 1, 1), sharding.AXES) if where == "tpu" else None
   mesh = mesh or sharding.make_mesh(config.Mesh(data=1, fsdp=8), jax.devices())
   found = collectives(compiled_step(mesh, 8).as_text())
   assert sorted(name for name, _ in found) == ["all-gather", "reduce-scatter"], found
