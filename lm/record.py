@@ -106,7 +106,7 @@ def check(cfg: Config, workdir: Path, accept_changes: bool = False) -> None:
 
   A change of `total_steps` alone is left to `check_schedule`, which needs the run.
   """
-  if workdir.exists() and not workdir.is_dir():
+  if not files.is_remote(workdir) and workdir.exists() and not workdir.is_dir():  # a bucket has no folders
     raise ConfigError(f"--workdir={workdir}: not a directory")
   if not (workdir / "config.json").is_file() or accept_changes:
     return
