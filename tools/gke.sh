@@ -18,15 +18,7 @@
 #
 # Needs xpk, gcloud, kubectl and docker.
 set -euo pipefail
-
-usage() { sed -n '2,/^# Needs/s/^# \{0,1\}//p' "$0"; }
-fail() { echo "error: $*" >&2; exit 2; }
-
-# Prints a command as it could be typed, and runs it.
-run() {
-  printf '+%s\n' "$(printf ' %q' "$@")"
-  [[ -n $dry_run ]] || "$@"
-}
+source "$(dirname "$0")/launcher.bash"
 
 needs() {
   local flag
@@ -47,9 +39,8 @@ install() {
 
 start() {
   needs workload type
-  (( ${#arguments[@]} )) || fail "$action: needs the flags of lm.main behind --"
   local command
-  command=$(printf ' %q' python -m lm.main "${arguments[@]}")
+  make_command python
   in_cluster workload create --workload="$workload" --tpu-type="$type" --num-slices="$slices" --max-restarts="$restarts" \
     --termination-grace-period-seconds=120 --base-docker-image="$image" --script-dir="$PWD" --command="pip install -q --editable '.[tpu,gcs]' &&$command"
 }
@@ -73,28 +64,10 @@ delete() {
   fi
 }
 
-[[ $# -gt 0 && $1 != --help && $1 != -h ]] || { usage; exit 0; }
-action=$1
-shift
-cluster='' zone='' project='' type='' slices=1 restarts=100 workload='' image=python:3.12 dry_run=''
-capacity=() arguments=()
-while (( $# )); do
-  case $1 in
-    --cluster=*) cluster=${1#*=} ;;
-    --zone=*) zone=${1#*=} ;;
-    --project=*) project=${1#*=} ;;
-    --type=*) type=${1#*=} ;;
-    --slices=*) slices=${1#*=} ;;
-    --spot) capacity=(--spot) ;;
-    --restarts=*) restarts=${1#*=} ;;
-    --workload=*) workload=${1#*=} ;;
-    --image=*) image=${1#*=} ;;
-    --dry_run) dry_run=yes ;;
-    --) shift; arguments=("$@"); break ;;
-    *) fail "$1: unknown flag; see $0 --help" ;;
-  esac
-  shift
-done
+settings=(cluster= zone= project= type= slices=1 restarts=100 workload= image=python:3.12)
+capacity=()
+other() { [[ $1 == --spot ]] && capacity=(--spot); }
+read_flags "$@"
 case $action in
   create | install | logs | resume | delete) "$action" ;;
   run) start ;;

@@ -15,23 +15,14 @@
 #
 # Needs sbatch, and make for install.
 set -euo pipefail
-
-usage() { sed -n '2,/^# Needs/s/^# \{0,1\}//p' "$0"; }
-fail() { echo "error: $*" >&2; exit 2; }
-
-# Prints a command as it could be typed, and runs it.
-run() {
-  printf '+%s\n' "$(printf ' %q' "$@")"
-  [[ -n $dry_run ]] || "$@"
-}
+source "$(dirname "$0")/launcher.bash"
 
 install() { run make ACCEL="$accel" ".venv/.$accel"; }
 
 start() {
   [[ -n $name ]] || fail "--name: missing"
-  (( ${#arguments[@]} )) || fail "$action: needs the flags of lm.main behind --"
   local command
-  command=$(printf ' %q' .venv/bin/python -m lm.main "${arguments[@]}")
+  make_command .venv/bin/python
   # The batch step's shell passes SIGTERM on and waits for the processes to save; what `delete` has marked is not queued again.
   local script="trap : TERM; srun --kill-on-bad-exit=0$command & child=\$!; wait \$child; code=\$?"
   script+="; while kill -0 \$child 2> /dev/null; do kill -TERM \$child; wait \$child; code=\$?; done"
@@ -49,25 +40,10 @@ delete() {
   run scancel --name="$name" --user="$USER"
 }
 
-[[ $# -gt 0 && $1 != --help && $1 != -h ]] || { usage; exit 0; }
-action=$1
-shift
-name='' nodes=1 gpus=8 time=24:00:00 accel=cuda13 dry_run=''
-queue=() arguments=()
-while (( $# )); do
-  case $1 in
-    --name=*) name=${1#*=} ;;
-    --nodes=*) nodes=${1#*=} ;;
-    --gpus=*) gpus=${1#*=} ;;
-    --time=*) time=${1#*=} ;;
-    --accel=*) accel=${1#*=} ;;
-    --partition=* | --account=*) queue+=("$1") ;;
-    --dry_run) dry_run=yes ;;
-    --) shift; arguments=("$@"); break ;;
-    *) fail "$1: unknown flag; see $0 --help" ;;
-  esac
-  shift
-done
+settings=(name= nodes=1 gpus=8 time=24:00:00 accel=cuda13)
+queue=()
+other() { [[ $1 == --partition=* || $1 == --account=* ]] && queue+=("$1"); }
+read_flags "$@"
 [[ -z $name || $name =~ ^[A-Za-z0-9._-]+$ ]] || fail "--name=$name: accepted are letters, digits and . _ -"
 case $action in
   install | logs | delete) "$action" ;;

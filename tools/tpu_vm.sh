@@ -16,15 +16,7 @@
 #
 # Needs gcloud, with a project and a login. Exit codes: those of lm.main for resume, 2 for bad flags.
 set -euo pipefail
-
-usage() { sed -n '2,/^# Needs/s/^# \{0,1\}//p' "$0"; }
-fail() { echo "error: $*" >&2; exit 2; }
-
-# Prints a command as it could be typed, and runs it.
-run() {
-  printf '+%s\n' "$(printf ' %q' "$@")"
-  [[ -n $dry_run ]] || "$@"
-}
+source "$(dirname "$0")/launcher.bash"
 
 gcloud_tpu() { run gcloud compute tpus "$@" --zone="$zone" "${project[@]}"; }
 
@@ -90,9 +82,8 @@ install() {
 
 # A worker keeps its exit code in run.code, so that `resume` knows whether the run has ended.
 start() {
-  (( ${#arguments[@]} )) || fail "run: needs the flags of lm.main behind --"
   local command
-  command=$(printf ' %q' .venv/bin/python -m lm.main "${arguments[@]}")
+  make_command .venv/bin/python
   command="cd lm && rm -f run.code && (nohup sh -c $(printf %q "$command; echo \$? > run.code") > run.log 2>&1 < /dev/null &)"
   everywhere "$command"
 }
@@ -131,31 +122,16 @@ resume() {
   done
 }
 
-[[ $# -gt 0 && $1 != --help && $1 != -h ]] || { usage; exit 0; }
-action=$1
-shift
-name='' zone='' type='' version='' slices=1 repo='' commit='' worker=0 slice=0 poll=60 dry_run=''
-project=() spot=() arguments=()
-while (( $# )); do
+settings=(name= zone= type= version= slices=1 repo= commit= worker=0 slice=0 poll=60)
+project=() spot=()
+other() {
   case $1 in
-    --name=*) name=${1#*=} ;;
-    --zone=*) zone=${1#*=} ;;
     --project=*) project=("$1") ;;
-    --type=*) type=${1#*=} ;;
-    --version=*) version=${1#*=} ;;
-    --slices=*) slices=${1#*=} ;;
     --spot) spot=(--spot) ;;
-    --repo=*) repo=${1#*=} ;;
-    --commit=*) commit=${1#*=} ;;
-    --worker=*) worker=${1#*=} ;;
-    --slice=*) slice=${1#*=} ;;
-    --poll=*) poll=${1#*=} ;;
-    --dry_run) dry_run=yes ;;
-    --) shift; arguments=("$@"); break ;;
-    *) fail "$1: unknown flag; see $0 --help" ;;
+    *) return 1 ;;
   esac
-  shift
-done
+}
+read_flags "$@"
 [[ -n $name ]] || fail "--name: missing"
 [[ -n $zone ]] || fail "--zone: missing"
 [[ $slices =~ ^[1-9][0-9]*$ ]] || fail "--slices=$slices: accepted is a number from 1"
