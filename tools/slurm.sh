@@ -23,9 +23,11 @@ start() {
   [[ -n $name ]] || fail "--name: missing"
   local command
   make_command .venv/bin/python
-  # The batch step's shell passes SIGTERM on and waits for the processes to save; what `delete` has marked is not queued again.
-  local script="trap : TERM; srun --kill-on-bad-exit=0$command & child=\$!; wait \$child; code=\$?"
-  script+="; while kill -0 \$child 2> /dev/null; do kill -TERM \$child; wait \$child; code=\$?; done"
+  # The batch step's shell passes SIGTERM on, also one that comes before it waits, and waits for the processes to save; what
+  # `delete` has marked is not queued again.
+  local script="trap 'asked=yes; kill -TERM \$child' TERM; srun --kill-on-bad-exit=0$command & child=\$!"
+  script+="; [ -z \"\$asked\" ] || kill -TERM \$child; wait \$child; code=\$?"
+  script+="; while kill -0 \$child 2> /dev/null; do wait \$child; code=\$?; done"
   script+="; [ \$code -ne 143 ] || [ -e $name.deleted ] || scontrol requeue \$SLURM_JOB_ID; exit \$code"
   run rm -f "$name.deleted"
   run sbatch --job-name="$name" --nodes="$nodes" --ntasks-per-node="$gpus" --gpus-per-node="$gpus" --time="$time" \
