@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from lm.layout import constrain
 from lm.models import cudnn, splash
 from lm.models.kernel import MIXED, Kernel, Rows
 from lm.models.layers import Linear, Norm, soft_cap
-from lm.models.layout import constrain
 from lm.models.mask import Mask
 from lm.models.rope import Rotation, rotate
 from lm.models.transformer_config import TransformerConfig

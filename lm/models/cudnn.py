@@ -9,6 +9,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
+from lm.layout import num_shards
 from lm.models.kernel import MIXED, Layout, Rows, spread
 from lm.models.transformer_config import TransformerConfig
 
@@ -25,7 +26,7 @@ def refuses(rows: Rows, cfg: TransformerConfig) -> str:
     return f"it computes in bfloat16 and float16, not {rows.q_BTHC.dtype}"
   if C % 8 or C > MAX_CHANNELS:
     return f"{C} channels per head are not a multiple of 8 up to {MAX_CHANNELS}"
-  if layout.shards(layout.length) > 1:
+  if num_shards(layout.length) > 1:
     return "it needs whole rows on a device"
   return f"{T} tokens are an odd number" if T % 2 else layout.refuses(rows)
 

@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from lm.layout import constrain
 from lm.models.layers import ACTIVATIONS, Linear
-from lm.models.layout import constrain
 from lm.models.transformer_config import TransformerConfig
 
 

@@ -4,14 +4,13 @@ A kernel sees one device's rows and heads: `jax.shard_map` over the ambient mesh
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from lm.layout import axes_of, num_shards
 from lm.models.mask import Mask
 from lm.plug import ConfigError
 
@@ -64,28 +63,20 @@ class Layout(NamedTuple):
   @classmethod
   def ambient(cls) -> "Layout":
     """That of the mesh and the rules that a model is traced under; nothing is split without a mesh."""
-    if jax.sharding.get_abstract_mesh().empty:
-      return cls((), (), ())
-    spec = nn.logical_to_mesh_axes(("batch", "length", "heads")) or P(None, None, None)
-    return cls(*((axes,) if isinstance(axes, str) else tuple(axes or ()) for axes in spec))
-
-  def shards(self, axes: tuple[str, ...]) -> int:
-    """Into how many parts those axes split."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return math.prod(mesh.shape[axis] for axis in axes)
+    return cls(*map(axes_of, ("batch", "length", "heads")))
 
   def refuses(self, rows: Rows) -> str:
     """Why a kernel cannot run on parts of these arrays, '' if it can."""
     (B, T, H, _), K = rows.q_BTHC.shape, rows.k_BSKC.shape[2]
     for name, size, axes in (("rows", B, self.rows), ("tokens", T, self.length), ("heads", H, self.heads)):
-      if size % self.shards(axes):
-        return f"{size} {name} do not divide over {self.shards(axes)} devices"
-    heads = self.shards(self.heads)
+      if size % num_shards(axes):
+        return f"{size} {name} do not divide over {num_shards(axes)} devices"
+    heads = num_shards(self.heads)
     return f"{K} key heads do not divide over {heads} devices" if K % heads and heads % K else ""
 
   def repeated(self, rows: Rows) -> Rows:
     """The same with keys and values repeated where there are fewer of their heads than devices, so that each has one."""
-    heads, K = self.shards(self.heads), rows.k_BSKC.shape[2]
+    heads, K = num_shards(self.heads), rows.k_BSKC.shape[2]
     if K % heads == 0:
       return rows
     repeat = lambda x: jnp.repeat(x, heads // K, axis=2)

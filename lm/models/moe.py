@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
+from lm.layout import axes_of, constrain, num_shards, rounded
 from lm.models.layers import ACTIVATIONS, Linear, normal
-from lm.models.layout import axes_of, constrain, num_shards, rounded
 from lm.models.transformer_config import TransformerConfig
 
 # (x [G, M, D], kernel [E, D, F]) -> [G, M, F]: every place by the kernel of its expert. By slots, M is [E, C].

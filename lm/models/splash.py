@@ -13,6 +13,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lm.layout import num_shards
 from lm.models.kernel import MIXED, Layout, Rows, spread
 from lm.models.transformer_config import TransformerConfig
 
@@ -36,7 +37,7 @@ def refuses(rows: Rows, cfg: TransformerConfig) -> str:
   layout = Layout.ambient()
   if rows.mask.prefix is not None:
     return "a prefix that earlier tokens see makes another mask of every row"
-  T, unit = rows.q_BTHC.shape[1], LANES * layout.shards(layout.length)
+  T, unit = rows.q_BTHC.shape[1], LANES * num_shards(layout.length)
   return f"{T} tokens are not a multiple of {unit}" if T % unit else layout.refuses(rows)
 
 
@@ -68,7 +69,7 @@ def _make(rows: Rows, cfg: TransformerConfig, device: str, window: int) -> tuple
   window: [tokens] that the layer sees to one side, its own included; 0: all.
   """
   layout, mesh = Layout.ambient(), jax.sharding.get_abstract_mesh()
-  T, shards = rows.q_BTHC.shape[1], layout.shards(layout.length)
+  T, shards = rows.q_BTHC.shape[1], num_shards(layout.length)
   causal = rows.mask.causal is not None
   if window:
     one = masks.LocalMask((T, T), (window - 1, 0 if causal else window - 1), 0, shards)
@@ -76,7 +77,7 @@ def _make(rows: Rows, cfg: TransformerConfig, device: str, window: int) -> tuple
     one = masks.CausalMask((T, T), 0, shards) if causal else masks.FullMask((T // shards, T))
   alike = isinstance(one, masks.FullMask)
   kernel = splash.make_splash_mha(
-    masks.MultiHeadMask([one] * (rows.q_BTHC.shape[2] // layout.shards(layout.heads))),
+    masks.MultiHeadMask([one] * (rows.q_BTHC.shape[2] // num_shards(layout.heads))),
     head_shards=1,
     q_seq_shards=1 if alike else shards,
     block_sizes=_block_sizes(T // shards, T, BLOCKS.get(device, DEFAULT)),

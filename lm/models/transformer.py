@@ -12,6 +12,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from lm.layout import constrain
 from lm.models import mask as masks
 from lm.models import rope
 from lm.models.attention import Attention
@@ -19,7 +20,6 @@ from lm.models.cache import Cache
 from lm.models.ffn import Ffn
 from lm.models.kernel import MIXED, Kernel
 from lm.models.layers import Dropout, Embed, Norm
-from lm.models.layout import constrain
 from lm.models.moe import Experts
 from lm.models.transformer_config import TransformerConfig
 

@@ -2,14 +2,15 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
+
+from lm.layout import axes_of, num_shards
 
 LOGIT_BYTES = 2**27  # [bytes] of fp32 logits per device that may exist at a time where no chunk is set
 # "loss" and "accuracy", see `token_sums`.
@@ -57,8 +58,7 @@ def chunked_token_sums(head: Head, read: Any, rows: Rows, chunk: int | None) -> 
 def _fitting_chunk(head: Head, read: Any, h_BTD: jax.Array) -> int:
   """The largest divisor of T whose fp32 logits fit `LOGIT_BYTES` on a device; 1 if none does."""
   B, T, _ = h_BTD.shape
-  rows, _, _ = _split(h_BTD)
-  per_token = 4 * jax.eval_shape(head, read, h_BTD).shape[-1] * B // _shards(rows)
+  per_token = 4 * jax.eval_shape(head, read, h_BTD).shape[-1] * B // num_shards(axes_of("batch", B))
   return max(size for size in range(1, T + 1) if T % size == 0 and (size == 1 or size * per_token <= LOGIT_BYTES))
 
 
@@ -74,11 +74,11 @@ def _sums_forward(head: Head, num_chunks: int, read: Any, rows: Rows):
   What the head reads is gathered once, in the type of h, and its gradient reduced once: by GSPMD that would be per chunk.
   """
   h_BTD, labels_BT, weights_BT = rows
-  over_rows, over_length, over_model = _split(h_BTD)
+  over_rows, over_length, over_model = map(axes_of, ("batch", "length", "embed"), h_BTD.shape)
   axes = (*over_rows, *over_length)
   scattered = tuple(axis for axis in over_model if axis in axes)
   summed = tuple(axis for axis in axes if axis not in scattered)
-  num_chunks = math.gcd(num_chunks, h_BTD.shape[1] // _shards(over_length))
+  num_chunks = math.gcd(num_chunks, h_BTD.shape[1] // num_shards(over_length))
   places = jax.tree.map(lambda x: _place(x, h_BTD.shape[-1], scattered), read)
 
   def gather(x, place):
@@ -146,23 +146,6 @@ def _logit_gradient(logits: jax.Array, labels: jax.Array, weights: jax.Array) ->
 def _by_chunk(rows: Rows, num_chunks: int) -> Rows:
   """[B, T, ...] -> [chunks, B, T / chunks, ...]."""
   return jax.tree.map(lambda x: x.reshape(x.shape[0], num_chunks, -1, *x.shape[2:]).swapaxes(0, 1), rows)
-
-
-def _split(h_BTD: jax.Array) -> tuple[tuple[str, ...], ...]:
-  """Mesh axes that split rows, length and, of parameters, the model dim; none where they do not divide or have size 1."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return (), (), ()
-  spec = nn.logical_to_mesh_axes(("batch", "length"))
-  names = [*(spec or ()), *(nn.logical_to_mesh_axes(("embed",)) or ())]
-  found = [(axes,) if isinstance(axes, str) else tuple(axes or ()) for axes in names]
-  found = [tuple(axis for axis in axes if mesh.shape[axis] > 1) for axes in found]
-  return tuple(axes if size % _shards(axes) == 0 else () for axes, size in zip(found, h_BTD.shape, strict=True))
-
-
-def _shards(axes: Iterable[str]) -> int:
-  """Into how many parts mesh axes split."""
-  return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in axes)
 
 
 def _place(x: jax.Array, model_dim: int, axes: tuple[str, ...]) -> P:

@@ -17,14 +17,14 @@ def constrain(x: jax.Array, *dims: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, P(*(axes or None for axes in split_dims(dims, x.shape, rules, sizes))))
 
 
-def axes_of(dim: str, size: int) -> tuple[str, ...]:
-  """The axes of the ambient mesh that a dim of that size is split over; () without a mesh."""
+def axes_of(dim: str, size: int = 0) -> tuple[str, ...]:
+  """The axes of the ambient mesh that a dim of that size, or of one that all divide, is split over; () without a mesh."""
   return split_dims((dim,), (size,), nn.get_logical_axis_rules(), jax.sharding.get_abstract_mesh().shape)[0]
 
 
 def rounded(size: int, dim: str) -> int:
   """The size that a dim needs for all its axes to split it."""
-  parts = num_shards(axes_of(dim, 0))
+  parts = num_shards(axes_of(dim))
   return -(-size // parts) * parts
 
 
