@@ -292,7 +292,7 @@ def _accumulation(cfg: Config, mesh: jax.sharding.Mesh) -> int:
   if cfg.tokens_per_device < device_len:
     share = f" over config.mesh.sequence={mesh.shape['sequence']}" if device_len < cfg.seq_len else ""
     raise ConfigError(f"config.tokens_per_device={cfg.tokens_per_device}: one row has config.seq_len={cfg.seq_len}{share}")
-  return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n * device_len <= cfg.tokens_per_device)
+  return next(n for n in sharding.accumulations(cfg.batch_size, mesh) if rows // n * device_len <= cfg.tokens_per_device)
 
 
 def _load_base(cfg: Config, model: Model, path: Path, mesh: jax.sharding.Mesh) -> Base:

@@ -115,6 +115,19 @@ def parse(argv: Sequence[str]) -> Command:
   return Command(**{**given, "mode": mode}, accept_changes=accept, reading=reading, cluster=cluster, overrides=tuple(overrides))
 
 
+def split_overrides(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+  """(setting, value) of every --config.SETTING=VALUE, and the arguments that are none.
+
+  Raises:
+    ConfigError: one without a value.
+  """
+  ours = [argument for argument in arguments if argument.startswith("--config.")]
+  if lacking := [argument for argument in ours if "=" not in argument]:
+    raise ConfigError(f"{lacking[0]}: needs a value, {lacking[0]}=...")
+  pairs = (argument.removeprefix("--config.").partition("=") for argument in ours)
+  return [(name, value) for name, _, value in pairs], [argument for argument in arguments if argument not in ours]
+
+
 def workdir(command: Command, cfg: Config) -> Path:
   """The --workdir, or runs/<config stem>[-<argument>][-<hash of overrides>]-s<seed>.
 

@@ -21,7 +21,7 @@ def path(text: str | Path, setting: str) -> Path:
   Raises:
     ConfigError: a URL other than gs://, since Orbax writes to no other store, or gcsfs is missing; it names the setting.
   """
-  if "://" not in str(text):
+  if not is_remote(text):
     return Path(text)
   if not str(text).startswith("gs://"):
     raise ConfigError(f"{setting}={text}: accepted are a folder of this machine and gs://BUCKET/FOLDER, as checkpoints allow")
@@ -38,8 +38,8 @@ def path(text: str | Path, setting: str) -> Path:
   return cast(Path, epath.Path(text))
 
 
-def is_remote(path: Path) -> bool:
-  """Whether it is not on a file system of this machine."""
+def is_remote(path: str | Path) -> bool:
+  """Whether it is a URL, not on a file system of this machine: gs://bucket/a.txt."""
   return "://" in str(path)
 
 
@@ -67,7 +67,7 @@ def write_json(path: Path, value: Any) -> None:
 @contextlib.contextmanager
 def fetched(where: str) -> Generator[str]:
   """A file or a folder of files on this machine: where it is, or a copy of a remote one for as long as it is needed."""
-  if "://" not in where:
+  if not is_remote(where):
     yield where
     return
   source = path(where, "fetch")

@@ -6,6 +6,7 @@ Everything is compiled ahead of time: an undeclared shape is an error, never a s
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -94,7 +95,7 @@ class Program:
         self._compiled[key] = jax.jit(self._init_state, out_shardings=self._shardings).lower(rng, base).compile()
       return self._compiled[key](rng, base)
 
-  def compile(self, batches: list[Batch], eval_batches: list[tuple[str, Batch]]) -> None:
+  def compile(self, batches: Sequence[Batch], eval_batches: list[tuple[str, Batch]]) -> None:
     """Compiles the train step for every shape of `batches`, and the eval step for every (task key, shape)."""
     for batch in batches:
       self.train_step(batch)

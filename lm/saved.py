@@ -34,7 +34,7 @@ def find(path_or_id: str, setting: str) -> Path:
   Raises:
     ConfigError: it is none of them; it names the setting.
   """
-  if "://" in path_or_id:
+  if files.is_remote(path_or_id):
     folder = files.path(path_or_id, setting)
     if not is_workdir(folder):
       raise ConfigError(f"{setting}={path_or_id}: not the workdir of a run; a Hugging Face directory must be on this machine")

@@ -90,6 +90,12 @@ def num_batch_shards(mesh: jax.sharding.Mesh) -> int:
   return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
+def accumulations(batch_size: int, mesh: jax.sharding.Mesh) -> list[int]:
+  """What the micro-batches of a step can number: parts of the rows that a device has, the fewest first."""
+  rows = batch_size // num_batch_shards(mesh)
+  return [n for n in range(1, rows + 1) if rows % n == 0]
+
+
 def logical_axes(boxed: Any) -> dict[str, tuple[str | None, ...]]:
   """Logical axis names by parameter name, from a boxed (possibly abstract) parameter tree.
 

@@ -52,21 +52,22 @@ def train(run: Run, workdir: Path, stop: Callable[[], bool] = lambda: False, acc
   here, origin = cluster.here(), _find_origin(run, workdir, accept_changes)
   with clock("compile"):
     run = dataclasses.replace(run, program=fit.settle(run.outline, record.kept_accumulation(run, workdir)))
-    fit.check(run.outline)
-  with clock("start-up"), fit.watch(run.outline):
+    outline = run.outline
+    largest = fit.check(outline)
+  with clock("start-up"), fit.watch(outline):
     evaluators = evaluate.make_evaluators(run)
     step, state = origin.step, origin.load(run)
   with (
-    fit.watch(run.outline),
+    fit.watch(outline),
     Records(workdir, paths.cache_folder(), here.index) as records,
     _started(run, records, origin, clock) as (manifest, losses, tracker),
     Checkpoints(workdir / "checkpoints", cfg.keep_checkpoints) as checkpoints,
   ):
     loop = _Loop(run, evaluators, clock, tracker, losses, checkpoints, records, _Taken(step, state))
     loop.resume(origin.progress)
-    tracker.say(_describe(run, manifest, origin))
+    tracker.say(_describe(run, manifest, origin, largest.peak_bytes))
     with clock("compile"):
-      run.program.compile(run.loader.shapes(), evaluate.eval_shapes(evaluators))
+      run.program.compile(outline.batches, evaluate.eval_shapes(evaluators))
     eval_every = duration.steps(cfg.eval_every, "config.eval_every", total_steps=run.total_steps)
     save_every = duration.steps(cfg.checkpoint_every, "config.checkpoint_every", total_steps=run.total_steps)
     history = record.History(records.folder)
@@ -343,7 +344,7 @@ class _Loop:
     return metrics.flops_utilisation(rate, flops, devices[0].device_kind, len(devices))
 
 
-def _describe(run: Run, manifest: dict[str, Any], origin: _Origin) -> str:
+def _describe(run: Run, manifest: dict[str, Any], origin: _Origin, peak_bytes: int) -> str:
   """The lines a run starts with: where it runs, how large it is, what it reads, where it starts."""
   params, names = run.program.num_params, run.config.all_streams
   mesh = ", ".join(f"{axis} {size}" for axis, size in manifest["mesh"].items())
@@ -352,7 +353,7 @@ def _describe(run: Run, manifest: dict[str, Any], origin: _Origin) -> str:
       f"mesh: {mesh} of {manifest['device_kind']}; {manifest['cores']} cores; compute in {manifest['dtype']}",
       *filter(None, [sharding.describe_whole(run.program.places)]),
       f"parameters: {params['total']:,}, trainable {params['trainable']:,}; accumulation {manifest['accumulation']}",
-      f"memory of a step: {fit.gib(fit.largest(run.outline).peak_bytes)} on each device",
+      f"memory of a step: {fit.gib(peak_bytes)} on each device",
       run.loader.report(),
       *filter(None, (preview(run.load(name, "train"), run.config.seq_len, run.source(name, "train")) for name in names)),
       f"steps: {run.total_steps}; starts from {origin.words}",

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from lm import config
+from lm import command, config
 from lm.config import ConfigError
 from lm.files import write_json
 from lm.main import set_up_process
@@ -33,7 +33,10 @@ def main() -> int:
   parser.add_argument("--hlo", type=Path, help="where the compiled text goes")
   args, rest = parser.parse_known_args()
   try:
-    return _run(args, config.load(args.config, _overrides(rest)))
+    overrides, others = command.split_overrides(rest)
+    if others:
+      raise ConfigError(f"{others[0]}: unknown flag; accepted are those of --help, and --config.SETTING=VALUE")
+    return _run(args, config.load(args.config, overrides))
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -75,17 +78,6 @@ def _run(args: argparse.Namespace, cfg: config.Config) -> int:
   if args.out:
     write_json(args.out, result)
   return 0 if fits else 1
-
-
-def _overrides(arguments: list[str]) -> list[tuple[str, str]]:
-  """(setting, value) of every --config.SETTING=VALUE."""
-  found = []
-  for argument in arguments:
-    name, equals, value = argument.partition("=")
-    if not name.startswith("--config.") or not equals:
-      raise ConfigError(f"{argument}: unknown flag; accepted are those of --help, and --config.SETTING=VALUE")
-    found.append((name.removeprefix("--config."), value))
-  return found
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from lm import command as command_line
 from lm import config, prepare
 from lm.config import ConfigError, parse_plug
 
@@ -35,9 +36,8 @@ def main() -> int:
   flags = vars(args)
   try:
     if flags.pop("command") == "store":
-      ours = [flag.removeprefix("--config.").partition("=") for flag in others if flag.startswith("--config.")]
-      cfg = config.load(flags["config"], [(name, value) for name, _, value in ours])
-      options = [flag for flag in others if not flag.startswith("--config.")]
+      overrides, options = command_line.split_overrides(others)
+      cfg = config.load(flags["config"], overrides)
       print("\n".join(prepare.build_stores(cfg, flags["split"], flags["parts"], options)))
     elif others:
       raise ConfigError(f"{others[0]}: unknown flag; see --help")

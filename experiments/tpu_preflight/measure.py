@@ -7,7 +7,6 @@ every case, others keep what they had. One case takes a minute or more of both c
 import argparse
 import importlib.metadata
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,31 +16,31 @@ from typing import Any
 
 from experiments.tpu_preflight.cases import CASES, Case
 from lm import config, duration
+from lm.chips import GIB
 
 FOLDER = Path(__file__).parent
 RESULTS, README = FOLDER / "results.json", FOLDER / "README.md"
 BEGIN, END = "<!-- table: written by measure.py -->\n", "<!-- end of table -->\n"
 KEPT = ("fits", "peak_bytes", "hbm_bytes", "memory", "model_flops", "compiled_flops", "collectives", "step_seconds", "mfu")
 KEPT += ("tokens_per_sec_per_chip", "compile_seconds")
-# Compile for a topology that is not there: the CPU is the device, and nobody asks for a TPU's metadata.
-NO_TPU = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-GIB = 1 << 30
 
 
 def compile_case(case: Case) -> dict[str, Any]:
   """What `tools.aot` says of a case, as far as it is kept, with the versions that said it.
 
   Raises:
-    RuntimeError: it wrote nothing; its last line.
+    RuntimeError: it wrote nothing, of which its last line; or it takes so much that the compiler gave no step.
   """
   with tempfile.TemporaryDirectory() as folder:
     out = Path(folder) / "report.json"
     command = [sys.executable, "-m", "tools.aot", f"--config={case.config}", f"--topology={case.topology}", "--out", str(out)]
     command += [f"--num_slices={case.num_slices}"] if case.num_slices > 1 else []
-    process = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **NO_TPU})
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     if not out.exists():  # one that does not fit has a report too
       raise RuntimeError((process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1])
     report = json.loads(out.read_text())
+  if "agreed" not in report:
+    raise RuntimeError(f"the compiler refuses it: {report['peak_bytes'] / GIB:.2f} of {report['hbm_bytes'] / GIB:.1f} GiB")
   agreed = {name: value for name, value in report["agreed"].items() if isinstance(value, int | float | str)}
   versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
   return {name: report[name] for name in KEPT} | {"agreed": agreed, "versions": versions}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lm.config import ConfigError
+from lm.files import is_remote
 
 BLOCK = 1 << 20  # bytes that are read at once
 REMEMBERED = 1 << 26  # bytes; the hash of a file of this machine that is larger is kept beside its size and time
@@ -39,11 +40,6 @@ def expand(pattern: str, setting: str) -> list[str]:
       f"{setting}={pattern!r}: no such file; accepted are a file, a folder with files, or a glob like 'a/*.txt'"
     )
   return sorted(found)
-
-
-def is_remote(path: str) -> bool:
-  """Whether a path is a URL: gs://bucket/a.txt."""
-  return "://" in path
 
 
 def cache_folder() -> Path:

@@ -95,7 +95,7 @@ class Place:
 
   @property
   def _remote(self) -> bool:
-    return paths.is_remote(self.shared)
+    return files.is_remote(self.shared)
 
   def _system(self) -> tuple[Any, str]:
     """fsspec's file system and the path in it; what it remembers of folders is forgotten, as other hosts write too."""
@@ -141,6 +141,6 @@ class Place:
 
 def locate(folder: str | Path, name: str) -> Place:
   """The place of a name in the folder `store` of a cache folder, which may be a URL."""
-  remote = paths.is_remote(str(folder))
+  remote = files.is_remote(folder)
   scratch = (paths.cache_folder() if remote else Path(folder).expanduser()) / "store"
   return Place(f"{str(folder).rstrip('/')}/store/{name}" if remote else str(scratch / name), scratch / name, scratch)

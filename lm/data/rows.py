@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm import files
 from lm.config import ConfigError
 from lm.data import paths
 
@@ -60,7 +61,7 @@ class RowFile:
     """Raises ConfigError if there is no such file, or it is none that can be read, or not so."""
     if self.suffix not in READERS:
       raise ConfigError(f"{self.setting}={self.path!r}: accepted are files that end in {', '.join(READERS)}")
-    if not paths.is_remote(self.path) and not Path(self.path).is_file():
+    if not files.is_remote(self.path) and not Path(self.path).is_file():
       raise ConfigError(f"{self.setting}={self.path!r}: no such file")
     if len(self.separator) > 1 or self.separator in ('"', "\r", "\n"):
       raise ConfigError(f"{self.prefix}delimiter={self.delimiter!r}: accepted is one character, no quote and no line break")

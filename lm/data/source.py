@@ -5,9 +5,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from lm import plug
+from lm import files, plug
 from lm.config import Config, ConfigError, Plug
-from lm.data import paths
 
 SPLITS = ("train", "validation", "test")
 
@@ -48,7 +47,7 @@ def located(data: Plug, folder: str) -> Plug:
   def below(value: Any) -> Any:
     if not isinstance(value, str):
       return tuple(map(below, value))
-    return value if not value or paths.is_remote(value) else os.path.join(folder, value)
+    return value if not value or files.is_remote(value) else os.path.join(folder, value)
 
   names = getattr(plug.find("data", data.name), "PATHS", ()) if folder else ()
   return dataclasses.replace(data, options=tuple((name, below(v) if name in names else v) for name, v in data.options))

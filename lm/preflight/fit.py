@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 
 import jax
 
-from lm import config, plug, sharding
+from lm import chips, config, plug, sharding
 from lm.config import Plug
 from lm.peft.peft import Peft
 from lm.preflight import memory
@@ -15,7 +15,6 @@ from lm.program import Program, Spec, make_program
 from lm.run import Outline
 
 TRIES = 3  # compiled for each setting that may help
-GIB = 1 << 30
 # Offloading is left to who has measured it: what it costs is the host's bandwidth, which nothing here predicts.
 POLICIES = tuple(remat for remat in config.REMAT if remat != "offload")
 
@@ -40,12 +39,6 @@ def change(spec: Spec, remat: str | None = None, peft: Peft | None = None, **fie
   return dataclasses.replace(spec, model=model, objective=objective, peft=peft or spec.peft, **fields)
 
 
-def accumulations(outline: Outline, mesh: jax.sharding.Mesh | None = None) -> list[int]:
-  """What the micro-batches of a step can number on a mesh (the outline's own), the fewest first."""
-  rows = outline.config.batch_size // sharding.num_batch_shards(mesh or outline.program.spec.mesh)
-  return [n for n in range(1, rows + 1) if rows % n == 0]
-
-
 def tokens_per_device(outline: Outline, spec: Spec) -> int:
   """Tokens that a device takes at once."""
   cfg, parts = outline.config, sharding.num_batch_shards(spec.mesh) * spec.mesh.shape["sequence"]
@@ -61,7 +54,8 @@ def settle(outline: Outline, least: int = 1) -> Program:
   spec = outline.program.spec
   if outline.config.tokens_per_device != "auto":
     return outline.program
-  limit, numbers, program = memory.free_bytes(spec.mesh), accumulations(outline), outline.program
+  limit, program = memory.free_bytes(spec.mesh), outline.program
+  numbers = sharding.accumulations(outline.config.batch_size, spec.mesh)
   for n in (n for n in numbers if n >= min(least, numbers[-1])):
     program = make_program(change(spec, accumulation=n))
     if all(memory.compile_step(program, batch).peak_bytes <= limit for batch in outline.batches):
@@ -140,12 +134,12 @@ def alternatives(outline: Outline, now: Step, limit: int = 0) -> list[Candidate]
 
 def gib(size: float) -> str:
   """Bytes for people."""
-  return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / (1 << 20):.2f} MiB"
+  return f"{size / chips.GIB:.2f} GiB" if size >= chips.GIB / 10 else f"{size / (1 << 20):.2f} MiB"
 
 
 def _fewer_tokens(outline: Outline) -> Iterator[tuple[str, Program]]:
   spec = outline.program.spec
-  more = [n for n in accumulations(outline) if n > spec.accumulation]
+  more = [n for n in sharding.accumulations(outline.config.batch_size, spec.mesh) if n > spec.accumulation]
   for n in (*more[: TRIES - 1], *more[-1:])[:TRIES]:
     changed = change(spec, accumulation=n)
     yield f"--config.tokens_per_device={tokens_per_device(outline, changed)}", Program(changed)
