@@ -1,6 +1,7 @@
 """Real processes of one run on this machine: each with devices of its own, joined through a free port."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,9 @@ ROOT = Path(__file__).parents[2]
 MODEL = {"model.num_layers": 1, "model.model_dim": 32, "model.ffn_dim": 32, "seq_len": 32, "tokenizer": "bytes"}
 DATA = {"data": "memory(texts=('one two three', 'four five', 'six'))", "cache_dir": CACHE / "data", "log_every": 1}
 SETTINGS = {**MODEL, **DATA, "total_steps": 6, "eval_every": 3, "mesh.data": 2, "mesh.fsdp": 4}
+
+# A line of gloo about its ranks. Its threads write in pieces, which may come in any order and share lines.
+GLOO = re.compile(r"(?:\[Gloo\] Rank | is connected to | peer ranks\. |Expected number of connected peer ranks is : |\d+)*\n?")
 
 
 class Ended(NamedTuple):
@@ -66,7 +70,7 @@ def finish(processes: Sequence[subprocess.Popen], seconds: float = 240) -> list[
   try:
     for process in processes:
       out, error = process.communicate(timeout=max(deadline - time.monotonic(), 1))
-      ours = "".join(line for line in out.splitlines(keepends=True) if not line.startswith("[Gloo]"))
+      ours = "".join(line for line in out.splitlines(keepends=True) if not GLOO.fullmatch(line))
       found.append(Ended(process.returncode, ours, error))
   finally:
     for process in processes:
