@@ -24,6 +24,11 @@ CONFIG = {
 JAX_ALONE = "import jax; jax.devices()"
 LOAD = "import sys; from lm.interop import load_pretrained; load_pretrained(sys.argv[1])"
 
+# Runs a command; prints its exit code and the most that it held [KiB].
+SMALL = """import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""
+
 
 class Cost(NamedTuple):
   """What a process took: the most resident memory [bytes], and its wall time [s]."""
@@ -57,19 +62,18 @@ def write_checkpoint(folder: Path, num_layers: int, dtype: str) -> int:
 
 
 def cost(*arguments: str) -> Cost:
-  """Of `python *arguments`. Call it from a small process: Linux counts what the parent held when it started the child.
+  """Of `python *arguments`, started by a small process: Linux counts what a parent held when it started the child.
 
   Raises:
     RuntimeError: the process failed.
   """
   began = time.monotonic()
-  process = subprocess.Popen(
-    [sys.executable, *arguments], stdout=subprocess.DEVNULL, env={**os.environ, "JAX_PLATFORMS": "cpu"}
-  )
-  _, status, usage = os.wait4(process.pid, 0)
+  command = [sys.executable, "-c", SMALL, sys.executable, *arguments]
+  said = subprocess.check_output(command, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+  status, peak_kib = map(int, said.split())
   if status:
     raise RuntimeError(f"python {' '.join(arguments)} failed")
-  return Cost(usage.ru_maxrss * 1024, time.monotonic() - began)
+  return Cost(peak_kib * 1024, time.monotonic() - began)
 
 
 def _layer(i: int) -> dict[str, tuple[int, ...]]:
