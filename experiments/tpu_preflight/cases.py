@@ -6,11 +6,12 @@ import math
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One compilation. topology: as `tools.aot` takes it, chips per dim of a slice."""
+  """One compilation. topology: as `tools.aot` takes it, chips per dim of a slice. settings: 'NAME=VALUE' of the config."""
 
   config: str
   topology: str
   num_slices: int = 1
+  settings: tuple[str, ...] = ()
 
   @property
   def name(self) -> str:

@@ -21,14 +21,19 @@ LANES = 128  # of a vector register: blocks are multiples of it
 
 
 class Blocks(NamedTuple):
-  """[tokens] of queries and keys per block; fused: one backward kernel for all gradients instead of two."""
+  """[tokens] of queries and keys per block; fused: one backward kernel for all gradients instead of two.
+
+  scores: keys whose scores the backward kernel holds at a time. The scores of a block and their gradient, fp32, share 32 MiB
+  of vector memory with the tokens' blocks on v6e, where 2048 x 2048 are too many.
+  """
 
   size: int
   fused: bool = False
+  scores: int = 1 << 30
 
 
 # By kind of device. v6e: MaxText's recipe for Llama 3.1 8B; all others: MaxText's default.
-BLOCKS = {"TPU v6 lite": Blocks(2048, fused=True)}
+BLOCKS = {"TPU v6 lite": Blocks(2048, fused=True, scores=1024)}
 DEFAULT = Blocks(512)
 
 
@@ -90,13 +95,14 @@ def _make(rows: Rows, cfg: TransformerConfig, device: str, window: int) -> tuple
 
 def _block_sizes(T: int, S: int, blocks: Blocks) -> splash.BlockSizes:
   """The largest blocks up to the device's that divide the lengths."""
-  fit = lambda length: max(size for size in range(LANES, min(blocks.size, length) + 1, LANES) if length % size == 0)
-  of_queries, of_keys = fit(T), fit(S)
+  fit = lambda length, most: max(size for size in range(LANES, min(most, length) + 1, LANES) if length % size == 0)
+  of_queries, of_keys = fit(T, blocks.size), fit(S, blocks.size)
   return splash.BlockSizes(
     block_q=of_queries,
     block_kv=of_keys,
     block_q_dkv=of_queries,
     block_kv_dkv=of_keys,
+    block_kv_dkv_compute=fit(of_keys, blocks.scores),
     block_q_dq=None if blocks.fused else of_queries,
     block_kv_dq=None if blocks.fused else of_keys,
     use_fused_bwd_kernel=blocks.fused,

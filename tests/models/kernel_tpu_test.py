@@ -20,7 +20,7 @@ CASES = [
   ("v5e:2x2", {"head_dim": 128, "num_heads": 4} | GLOBAL_AND_LOCAL, 640),
   ("v5e:2x2", {"head_dim": 256, "causal": False, "attention_softcap": 50.0}, 1024),
   ("v5e:2x2", {"head_dim": 96}, 256),
-  ("v6e:2x2", {"head_dim": 128}, 4096),
+  ("v6e:2x2", {"head_dim": 128}, 8192),
 ]
 
 

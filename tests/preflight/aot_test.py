@@ -50,6 +50,26 @@ def test_a_step_is_compiled_for_chips_that_are_not_there(tmp_path):
 
 
 @needs_libtpu
+@pytest.mark.slow
+def test_the_step_computes_what_the_arithmetic_says(tmp_path):
+  def compile_step(name, *flags):
+    out = tmp_path / f"{name}.json"
+    shape = {"vocab_size": 1024, "num_layers": 4, "model_dim": 768, "ffn_dim": 3072, "num_heads": 12, "max_len": 512}
+    model = [f"--config.model.{option}={value}" for option, value in shape.items()]
+    rows = ("--config.batch_size=32", "--config.seq_len=512", "--config.attention=plain")
+    done = aot("--topology=v5e:2x2", *model, *rows, *flags, f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+  full, again, lora = (
+    compile_step("full"), compile_step("again", "--config.remat=full"), compile_step("lora", "--config.peft=lora(rank=16)"),
+  )  # fmt: skip
+  assert 0.95 < full["compiled_flops"] / full["model_flops"] <= 1.02
+  assert 1.1 < again["compiled_flops"] / again["model_flops"] <= 1.35
+  assert lora["compiled_flops"] <= 0.72 * full["compiled_flops"]
+
+
+@needs_libtpu
 def test_what_does_not_fit_says_by_how_much_and_what_to_change(tmp_path):
   out = tmp_path / "figures.json"
   only_tokens = ("--config.peft=lora", "--config.remat=full", "--config.model.num_layers=1")  # else three settings are compiled
