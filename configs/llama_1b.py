@@ -5,7 +5,8 @@ hf download TinyLlama/TinyLlama_v1.1 --include "*.json" --local-dir runs/tokeniz
 python -m lm.main --config=configs/llama_1b.py:tinyllama --workdir=gs://BUCKET/tinyllama --config.cache_dir=gs://BUCKET/cache
 
 Not run; what preflight predicts stands in experiments/tpu_preflight/README.md. Arithmetic: 6 x 1.24 B x 100 B = 7.4e20 FLOPs,
-at 45% of 16 x 197 TFLOP/s 145 hours, 2,300 chip-hours; `:tinyllama` 6 x 1.10 B x 105 B = 6.9e20, 136 hours, 2,200 chip-hours.
+at 45% of 16 x 197 TFLOP/s 145 hours, 2,300 chip-hours; `:tinyllama` 6 x 1.10 B x 105 B = 6.9e20, 136 hours, 2,200 chip-hours;
+the compiler predicts 28% and 251 and 257 hours.
 `--config.total_steps='10B tokens'` is a tenth of either.
 
 `:tinyllama` is a shape with a published curve: TinyLlama 1.1B after 105 B tokens of SlimPajama and StarCoder has 43.5 on
