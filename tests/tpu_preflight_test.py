@@ -62,7 +62,7 @@ def test_the_comparison_divides_by_what_maxtext_takes():
 
 
 def test_the_stored_comparison_is_that_of_the_stored_results():
-  assert compare.read().keys() <= compare.ROWS.keys()
+  assert compare.read().keys() == compare.ROWS.keys()
   assert compare.BEGIN + compare.table(compare.read()) + compare.END in measure.README.read_text()
 
 
@@ -74,7 +74,7 @@ def test_a_compilation_that_writes_nothing_is_its_last_line(monkeypatch):
 
 def test_every_recipe_fits_the_slice_that_it_is_sized_for():
   found = measure.read()
-  assert found.keys() <= {case.name for case in CASES}
+  assert found.keys() == {case.name for case in CASES}
   for name, each in found.items():
     assert not measure.complaint(each, each), name
     assert 0 < each["peak_bytes"] == sum(each["memory"].values()) <= each["hbm_bytes"], name
@@ -90,7 +90,7 @@ def test_a_peak_that_moved_or_does_not_fit_is_said():
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is for Linux on x86-64")
-@pytest.mark.parametrize("name", ["gpt2_small:fineweb", "bert_base:128", "llama3_8b:lora"])
+@pytest.mark.parametrize("name", ["gpt2_small:fineweb", "llama3_8b:lora"])
 def test_compiling_again_gives_the_stored_peak(name):
   (case,) = (case for case in CASES if case.name == name)
   assert not measure.complaint(measure.compile_case(case), measure.read()[name])
