@@ -14,7 +14,7 @@ LOW, HIGH = 1.0, 4.0
 
 
 class Rotation(NamedTuple):
-  """Sine, negative in the first half of the channels, and cosine of every position's angles, fp32 [B, T, 1, R]."""
+  """Sine and cosine of every position's angles, fp32 [B, T, 1, R / 2] for R channels that rotate."""
 
   sin: jax.Array
   cos: jax.Array
@@ -35,14 +35,13 @@ def frequencies(cfg: TransformerConfig, kind: str) -> np.ndarray:
 def rotation(positions_BT: jax.Array, frequency: np.ndarray) -> Rotation:
   """The rotation of every position."""
   angle = positions_BT.astype(jnp.float32)[:, :, None, None] * jnp.asarray(frequency)[None, None, None, :]
-  sin, cos = jnp.sin(angle), jnp.cos(angle)
-  return Rotation(jnp.concatenate([-sin, sin], axis=-1), jnp.concatenate([cos, cos], axis=-1))
+  return Rotation(jnp.sin(angle), jnp.cos(angle))
 
 
 def rotate(x_BTHC: jax.Array, by: Rotation) -> jax.Array:
   """Rotates channel c with channel c + R/2 (the half-split form of GPT-NeoX and Llama) for the first R channels, in fp32."""
-  size = by.sin.shape[-1]
-  x_BTHR, rest = x_BTHC[..., :size].astype(jnp.float32), x_BTHC[..., size:]
-  # Whole channels, one half in the other's place: on a TPU halves of 64 channels would fill tiles of 128.
-  rotated_BTHR = x_BTHR * by.cos + jnp.roll(x_BTHR, size // 2, axis=-1) * by.sin
-  return jnp.concatenate([rotated_BTHR.astype(x_BTHC.dtype), rest], axis=-1)
+  half = by.sin.shape[-1]
+  x = x_BTHC.astype(jnp.float32)
+  first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+  rotated = (first * by.cos - second * by.sin, second * by.cos + first * by.sin, rest)
+  return jnp.concatenate(rotated, axis=-1).astype(x_BTHC.dtype)
