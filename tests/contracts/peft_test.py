@@ -9,7 +9,7 @@ import pytest
 from lm import plug, tree
 from lm.config import Plug
 from lm.peft.lora import Lora
-from tests.conftest import make_run
+from tests.conftest import SIZES, make_run
 from tests.contracts.tasks_test import FAMILIES, start
 
 CASES = [
@@ -19,9 +19,25 @@ CASES = [
 ]
 
 
+def biased_run(task, method):
+  """A run of a tiny model that has biases: some methods train them, others must fold them back."""
+  name = "gpt2-tiny" if plug.find("task", task).causal else "bert-tiny"
+  return make_run(task, model={"name": name, **SIZES, "bias": True}, peft=method)
+
+
+def grow(attached, base):
+  """Every leaf that the method added and every bias of the backbone, moved by noise; the rest as it is."""
+
+  def move(i, name, x):
+    grows = name not in base or name.startswith("backbone/") and name.endswith("/bias")
+    return x + 0.05 * jax.random.normal(jax.random.fold_in(jax.random.key(2), i), x.shape) if grows else x
+
+  return tree.unflatten({name: move(i, name, x) for i, (name, x) in enumerate(tree.flatten(attached).items())})
+
+
 @pytest.mark.parametrize(("method", "task"), CASES)
 def test_only_trainable_parameters_move(method, task):
-  run = make_run(task, peft=method)
+  run = biased_run(task, method)
   run.program.compile(run.loader.shapes(), [])
   state = run.init_state()
   before = {name: np.array(x) for name, x in tree.flatten(tree.merge(state.params, state.frozen)).items()}
@@ -35,7 +51,7 @@ def test_only_trainable_parameters_move(method, task):
 @pytest.mark.parametrize(("method", "task"), CASES)
 def test_identity_at_init_and_merged_equals_unmerged(method, task):
   peft = plug.make("peft", Plug(method))
-  run = make_run(task, peft=method)
+  run = biased_run(task, method)
   model, batch = run.program.spec.model, run.loader.batch(0)["inputs"]
   boxed = jax.jit(model.init)(jax.random.key(0))
   attached = nn.unbox(peft.attach(boxed, jax.random.key(1)))
@@ -43,12 +59,19 @@ def test_identity_at_init_and_merged_equals_unmerged(method, task):
   base = hidden(nn.unbox(boxed), batch).hidden_BTD
   if peft.identity_at_init:
     np.testing.assert_allclose(hidden(attached, batch, intercept=peft.intercept)[0], base, atol=1e-6)
-  if peft.merges:
-    grown = tree.map_named(lambda name, x: x + 0.05 if "/lora/" in name else x, attached)
-    expected = hidden(grown, batch, intercept=peft.intercept).hidden_BTD
+  base_names = tree.flatten(nn.unbox(boxed)).keys()
+  grown = grow(attached, base_names)
+  expected = hidden(grown, batch, intercept=peft.intercept).hidden_BTD
+  if grown_names := tree.flatten(attached).keys() - base_names:
+    without = tree.unflatten({name: x for name, x in tree.flatten(grown).items() if name not in grown_names})
+    assert np.abs(hidden(without, batch).hidden_BTD - expected).max() > 1e-2, "what the method added does nothing"
+  if not peft.merges:
+    with pytest.raises(ValueError, match=method):
+      peft.merge(grown)
+  else:
     merged = hidden(peft.merge(grown), batch).hidden_BTD
     np.testing.assert_allclose(merged, expected, atol=2e-5)
-    assert tree.flatten(peft.merge(grown)).keys() == tree.flatten(nn.unbox(boxed)).keys()
+    assert tree.flatten(peft.merge(grown)).keys() == base_names
 
 
 def test_frozen_parameters_have_no_optimizer_state():
@@ -56,6 +79,18 @@ def test_frozen_parameters_have_no_optimizer_state():
   size = lambda run: tree.count(run.program.abstract.opt_state)
   assert size(full) > 2 * full.program.num_params["total"]
   assert size(lora) < 2.1 * lora.program.num_params["trainable"]
+
+
+def test_bitfit_trains_biases_and_heads_only():
+  trainable = biased_run("classify", "bitfit").program.trainable
+  assert trainable["backbone/blocks/ffn/up/bias"] and trainable["head_classify/out/kernel"]
+  assert {name.rsplit("/", 1)[1] for name, trains in trainable.items() if name.startswith("backbone/") and trains} == {"bias"}
+
+
+def test_bitfit_refuses_a_model_without_biases():
+  with pytest.raises(ValueError, match="^peft='bitfit': the backbone has no biases; accepted is a model with") as raised:
+    make_run("classify", peft="bitfit")
+  assert "\n" not in str(raised.value)
 
 
 def test_lora_adds_its_product_times_alpha_by_rank():
