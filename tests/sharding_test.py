@@ -154,15 +154,19 @@ def folder(tmp_path_factory):
 
 
 def check_agreement(folder, mesh, steps, devices=8, **settings):
-  """Every loss and what evaluation finds, within 1e-5 of what one device gives."""
+  """Every loss within 1e-5 of what one device gives, and what evaluation finds within 2e-5.
+
+  With experts, the mean of an evaluation's tokens within 2e-4: rounding sends one whose router scores tie to another expert.
+  """
   settings = {"model": DENSE, "total_steps": steps, "eval_every": steps, **settings}
   frozen = tuple((name, tuple(value.items()) if isinstance(value, dict) else value) for name, value in settings.items())
   alone = tuple(item for item in frozen if item[0] not in ("tokens_per_device", "loss_chunk"))
   (losses, found), (expected, metrics) = _trained(folder, devices, tuple(mesh.items()), frozen), _trained(folder, 1, (), alone)
   np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5)
   assert found.keys() == metrics.keys()
+  tolerance = 2e-4 if "num_experts" in settings["model"] else 2e-5
   for name, value in metrics.items():  # a perplexity p moves by p times what its loss does
-    assert found[name] == pytest.approx(value, abs=2e-5 * (value if name.endswith("perplexity") else 1)), name
+    assert found[name] == pytest.approx(value, abs=tolerance * (value if name.endswith("perplexity") else 1)), name
 
 
 FEW = {
