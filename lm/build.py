@@ -19,7 +19,7 @@ from lm.data.tokenizer import Tokenizer
 from lm.models import kernel
 from lm.models.model import Model
 from lm.models.transformer_config import TRAINING_FIELDS, TransformerConfig
-from lm.optim import Optimizer
+from lm.optim.optimizer import Optimizer
 from lm.peft.peft import Peft
 from lm.program import Spec, make_program
 from lm.run import Base, Outline, Run

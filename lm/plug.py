@@ -20,6 +20,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 PACKAGES = {
   "task": "lm.tasks",
   "peft": "lm.peft",
+  "optimizer": "lm.optim",
   "data": "lm.data.sources",
   "filter": "lm.data.filters",
   "evaluator": "lm.evals",
@@ -28,7 +29,8 @@ PRESETS = "lm.models.presets"
 # Fields that the caller gives, so that a config cannot: every source is read for several splits.
 CALLERS = {"data": ("split",), "evaluator": ("run", "name")}
 # Files beside the plug-ins that hold their contract or serve them.
-NOT_PLUGINS = {"__init__", "task", "objective", "forward", "cross_entropy", "readout", "peft", "evaluator", "source", "filter"}
+CONTRACTS = {"task", "peft", "optimizer", "evaluator", "source", "filter"}
+NOT_PLUGINS = CONTRACTS | {"__init__", "objective", "forward", "cross_entropy", "readout"}
 # Short forms: the plug-in that a prefix stands for, and the options that follow it, parted by colons.
 SHORT = {"tfds": ("tfds", ("dataset",)), "hf": ("hub", ("repo", "config"))}
 WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}
@@ -54,11 +56,9 @@ class Plug:
 
 
 def names(kind: str) -> list[str]:
-  """What exists of a kind: those of PACKAGES, optimizer or model. Imports no plug-in that has its own file."""
+  """What exists of a kind: those of PACKAGES, or model. Imports none that has its own file."""
   if kind == "model":
     return list(_presets())
-  if kind == "optimizer":
-    return list(_optimizers())
   return [name for name in _modules(PACKAGES[kind]) if name not in NOT_PLUGINS]
 
 
@@ -68,8 +68,6 @@ def find(kind: str, name: str) -> type:
     raise _unknown(kind, name)
   if kind == "model":
     return type(preset(name))
-  if kind == "optimizer":
-    return _optimizers()[name]
   return getattr(_module(kind, name), "".join(part.capitalize() for part in name.split("_")))
 
 
@@ -79,8 +77,8 @@ def preset(name: str) -> Any:
 
 
 def describe(kind: str, name: str) -> str:
-  """The first line about a plug-in: of its file's docstring, of the class where a file holds several."""
-  about = find(kind, name) if kind == "optimizer" else _presets()[name][1] if kind == "model" else _module(kind, name)
+  """The first line of the docstring of a plug-in's file."""
+  about = _presets()[name][1] if kind == "model" else _module(kind, name)
   return (inspect.getdoc(about) or "").split("\n")[0]
 
 
@@ -110,9 +108,10 @@ def fields(kind: str, name: str) -> dict[str, dataclasses.Field]:
 def kinds_with(option: str) -> list[str]:
   """Kinds whose plug-ins declare an option: "rank" -> ["peft"]. Their files are read and not imported, which takes no time."""
   root = Path(__file__).parent
-  files = {"optimizer": [root / "optim.py"], "model": [root / "models" / "transformer_config.py"]}
+  files = {"model": [root / "models" / "transformer_config.py"]}
   folder = lambda kind: root.parent.joinpath(*PACKAGES[kind].split("."))
-  files |= {kind: [folder(kind) / f"{name}.py" for name in names(kind)] for kind in ("peft", "task", "data")}
+  files |= {kind: [folder(kind) / f"{name}.py" for name in names(kind)] for kind in ("peft", "task", "data", "optimizer")}
+  files["optimizer"].append(folder("optimizer") / "optimizer.py")  # most of their options are of all of them
   declares = lambda path: re.search(rf"^  {re.escape(option)}: \w", path.read_text(), re.MULTILINE)
   return [kind for kind, paths in files.items() if option not in CALLERS.get(kind, ()) and any(map(declares, paths))]
 
@@ -223,11 +222,6 @@ def _presets() -> dict[str, tuple[Any, types.ModuleType]]:
   """(value, its family's file) by the preset's name."""
   families = [importlib.import_module(f"{PRESETS}.{name}") for name in _modules(PRESETS) if name != "__init__"]
   return {name: (value, family) for family in families for name, value in family.PRESETS.items()}
-
-
-def _optimizers() -> dict[str, type]:
-  module = importlib.import_module("lm.optim")
-  return {cls.__name__.lower(): cls for cls in module.Optimizer.__subclasses__()}
 
 
 def _call(setting: str, text: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from lm import metrics, sharding, tree
 from lm.models.model import Model
-from lm.optim import Optimizer
+from lm.optim.optimizer import Optimizer
 from lm.peft.peft import Peft
 from lm.shapes import INPUTS, Batch
 from lm.state import TrainState

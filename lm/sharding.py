@@ -190,13 +190,16 @@ def describe_whole(found: Mapping[str, Place]) -> str:
 def param_shardings(params: Any, found: Mapping[str, NamedSharding], mesh: jax.sharding.Mesh) -> Any:
   """Shardings of a tree whose leaves are parameters or stand for one (optimizer moments), by name and rank.
 
-  A leaf of the optimizer's state belongs to the parameter whose name ends its path; scalars and the like are replicated.
+  A leaf of the optimizer's state belongs to the parameter whose name ends its path; what is not of its rank, or not divided by
+  its devices, is replicated: scalars, sums over rows and columns.
   """
+  rest = lambda size, axes: size % math.prod(mesh.shape[axis] for axis in ([axes] if isinstance(axes, str) else axes or ()))
+  fits = lambda spec, shape: len(spec) == len(shape) and not any(map(rest, shape, spec))
 
   def sharding(path, leaf):
     parts = tree.leaf_name(path).split("/")
     names = ("/".join(parts[i:]) for i in range(len(parts)))
-    return next((found[name] for name in names if name in found and len(found[name].spec) == leaf.ndim), replicated(mesh))
+    return next((found[name] for name in names if name in found and fits(found[name].spec, leaf.shape)), replicated(mesh))
 
   return jax.tree_util.tree_map_with_path(sharding, params)
 

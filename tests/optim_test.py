@@ -3,18 +3,28 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from lm import tree
-from lm.optim import SCHEDULES, Adamw, Muon, Sgd
+from lm import plug, tree
+from lm.optim.adafactor import Adafactor
+from lm.optim.adamw import Adamw
+from lm.optim.lion import Lion
+from lm.optim.muon import Muon
+from lm.optim.optimizer import SCHEDULES
+from lm.optim.sgd import Sgd
 
-AXES = {"backbone/blocks/ffn/up/kernel": ("layers", "embed", "mlp"), "backbone/embed/embedding": ("vocab", "embed")}
-NAMES = (*AXES, "backbone/blocks/norm/scale", "head_mlm/bias", "backbone/blocks/attention/query/bias")
+DECAYED = {"backbone/blocks/ffn/up/kernel": ("layers", "embed", "mlp"), "backbone/embed/embedding": ("vocab", "embed")}
+AXES = DECAYED | {
+  "backbone/blocks/norm/scale": ("layers", "embed"),
+  "head_mlm/bias": ("vocab",),
+  "backbone/blocks/attention/query/bias": ("layers", "heads", "channels"),
+}
 
 
 def make_params():
   """Ones, by flat name, as a tree."""
-  return tree.unflatten({name: jnp.ones((2, 3, 3)[: len(AXES.get(name, "x"))]) for name in NAMES})
+  return tree.unflatten({name: jnp.ones((2, 3, 3)[: len(dims)]) for name, dims in AXES.items()})
 
 
 def first_update(optimizer, gradient):
@@ -24,10 +34,10 @@ def first_update(optimizer, gradient):
   return {name: np.asarray(value) for name, value in tree.flatten(updates).items()}
 
 
-@pytest.mark.parametrize("make", [Adamw, Muon, Sgd])
+@pytest.mark.parametrize("make", [plug.find("optimizer", name) for name in plug.names("optimizer")])
 def test_kernels_and_tables_decay_and_neither_scales_nor_biases(make):
   updates = first_update(make(learning_rate=0.5, weight_decay=0.1, schedule="constant", warmup_steps=1), 0.0)
-  assert {name for name, update in updates.items() if update.any()} == set(AXES)
+  assert {name for name, update in updates.items() if update.any()} == set(DECAYED)
   assert updates["backbone/blocks/ffn/up/kernel"] == pytest.approx(-0.5 * 0.1, rel=1e-5)
 
 
@@ -41,11 +51,38 @@ def test_the_whole_gradient_is_clipped():
 def test_muon_leaves_tables_to_adam_at_its_own_rate():
   settings = {"weight_decay": 0.0, "schedule": "constant", "warmup_steps": 1}
   rates = [(0.5, 0.01), (0.25, 0.01), (0.5, 0.02)]  # of the blocks' kernels, and of the rest
-  kernel, table = AXES
+  kernel, table = DECAYED
   updates = [first_update(Muon(learning_rate=a, adam_learning_rate=b, **settings), 0.1) for a, b in rates]
   for name, sizes in ((kernel, (1, 0.5, 1)), (table, (1, 1, 2))):
     found = [update[name] / updates[0][name] for update in updates]
     np.testing.assert_allclose(found, [np.full_like(found[0], size) for size in sizes], rtol=1e-5)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_adafactor_is_that_of_each_layer_alone(relative):
+  """Against optax's over one matrix: a kernel with heads, of three layers with gradients of other sizes."""
+  settings = {"learning_rate": 0.1, "weight_decay": 0.01, "schedule": "constant", "min_factored_dim": 4}
+  name, shape = "backbone/blocks/attention/query/kernel", (3, 8, 2, 4)
+  chain = Adafactor(**settings, warmup_steps=1, relative=relative).make(10, {name: ("layers", "embed", "heads", "channels")})
+  alone = optax.adafactor(0.1, 4, multiply_by_parameter_scale=relative, weight_decay_rate=0.1 * 0.01)
+  params = jax.random.normal(jax.random.key(0), shape)
+  as_tree = lambda x: tree.unflatten({name: x})
+  state, states = chain.init(as_tree(params)), [alone.init(layer.reshape(8, 8)) for layer in params]
+  assert sorted(x.shape for x in jax.tree.leaves(state) if x.ndim > 1) == [(3, 1), (3, 8), (3, 8)]
+  for step in range(3):
+    grads = jax.random.normal(jax.random.key(step + 1), shape) * jnp.array([1e-3, 1.0, 50.0])[:, None, None, None]
+    updates, state = chain.update(as_tree(grads), state, as_tree(params))
+    (update,) = tree.flatten(updates).values()
+    for i, layer in enumerate(params):
+      expected, states[i] = alone.update(grads[i].reshape(8, 8), states[i], layer.reshape(8, 8))
+      np.testing.assert_allclose(update[i].reshape(8, 8), expected, rtol=1e-5, atol=1e-7)
+    params += update
+
+
+def test_lion_goes_by_the_sign_of_its_momentum():
+  updates = first_update(Lion(learning_rate=0.5, weight_decay=0.1, schedule="constant", warmup_steps=1), -3.0)
+  kernel, norm = updates["backbone/blocks/ffn/up/kernel"], updates["backbone/blocks/norm/scale"]
+  assert kernel == pytest.approx(0.5 * (1 - 0.1)) and norm == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -59,3 +96,8 @@ def test_wsd_falls_in_the_last_fifth_only():
   rates = [float(Adamw(learning_rate=2.0, schedule="wsd", warmup_steps=4).make_schedule(24)(i)) for i in range(24)]
   assert rates[3:20] == pytest.approx([2.0] * 17)
   assert (np.diff(rates[20:]) < 0).all()
+
+
+def test_inverse_sqrt_halves_at_four_times_the_warm_up():
+  rates = [float(Adamw(learning_rate=2.0, schedule="inverse_sqrt", warmup_steps=4).make_schedule(24)(i)) for i in range(24)]
+  assert rates[3:5] == pytest.approx([2.0, 2 * (4 / 5) ** 0.5]) and rates[15] == pytest.approx(1.0)

@@ -192,6 +192,7 @@ MANY = {
   "sequence-tensor-expert-dropless": ({"data": 1, "sequence": 2, "tensor": 2, "expert": 2}, {"model": EXPERTS}),
   "accumulate-2": (CUBE, {"tokens_per_device": 128}),
   "accumulate-4": (CUBE, {"tokens_per_device": 64, "loss_chunk": 16}),
+  "adafactor": (CUBE, {"optimizer": "adafactor(learning_rate=0.003, min_factored_dim=8)"}),
   "lora": (CUBE, {"peft": "lora"}),
   "lora-experts": ({"data": 2, "fsdp": 2, "expert": 2}, {"peft": "lora(targets=blocks/ffn/.*)", "model": SLOTS}),
   "mlm": (CUBE, {"kind": "mlm", "model": {**DENSE, "name": "bert-tiny"}}),

@@ -14,7 +14,7 @@ import pytest
 from lm import config, sharding, tree
 from lm.models.moe import Experts, router_sums
 from lm.models.transformer_config import TransformerConfig
-from lm.optim import muon_dims
+from lm.optim.muon import muon_dims
 from lm.peft.lora import Lora
 
 B, T, D, F, E, k = 8, 12, 16, 8, 4, 2
