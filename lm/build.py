@@ -23,6 +23,7 @@ from lm.optim.optimizer import Optimizer
 from lm.peft.peft import Peft
 from lm.program import Spec, make_program
 from lm.run import Base, Outline, Run
+from lm.tasks.cross_entropy import Softening
 from lm.tasks.objective import Objective
 from lm.tasks.task import Task
 
@@ -171,7 +172,8 @@ def _make_spec(
   model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll, attention)
   sharing = {key: tuple(name for name in keys if keys[name] == key) for key in by_key}
   several = tuple((key, names) for key, names in sharing.items() if len(names) > 1)
-  objective = Objective(model, tuple(by_key.items()), parts["peft"].intercept, cfg.loss_chunk, several)
+  softening = Softening(cfg.label_smoothing, cfg.z_loss)
+  objective = Objective(model, tuple(by_key.items()), parts["peft"].intercept, cfg.loss_chunk, several, softening)
   return Spec(model=model, objective=objective, total_steps=total_steps, **parts)
 
 

@@ -68,6 +68,8 @@ class Config:
   streams: tuple[tuple[str, Stream], ...] = ()  # several streams by name, instead of task and data
   peft: Plug = Plug("full")  # what trains and what is added around the model
   optimizer: Plug = Plug("adamw")  # update rule and schedule
+  label_smoothing: float = 0.0  # share of each target that is spread over all classes, in training
+  z_loss: float = 0.0  # weight of the squared log of the softmax's normaliser, in training; 1e-4 keeps logits small
   mesh: Mesh = _execution(Mesh())  # [devices] per mesh axis, -1 takes the rest
   tokenizer: str = ""  # SentencePiece .model file, Hugging Face folder or 'bytes'; unset takes that of init_from
   init_from: str = ""  # workdir whose parameters to start from, at step 0
@@ -313,13 +315,15 @@ def _by_name(setting: str, value: Any, kind: Any) -> tuple[tuple[str, Any], ...]
 
 def _checked(cfg: Config) -> Config:
   """The config if every value is in range."""
-  least = {"seq_len": 2, "seed": 0, "init_seed": 0, "data_seed": 0, "loss_chunk": 0}
+  least = {"seq_len": 2, "seed": 0, "init_seed": 0, "data_seed": 0, "loss_chunk": 0, "z_loss": 0}
   least |= dict.fromkeys(("batch_size", "keep_checkpoints", "log_every", "tokens_per_device", "scan_unroll"), 1)
   least |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every", "cache_deadline"), 1)
   for name, bound in least.items():
     value = getattr(cfg, name)
-    if isinstance(value, int) and value < bound:
+    if isinstance(value, int | float) and value < bound:
       raise ConfigError(f"config.{name}={value}: must {f'be at least {bound}' if bound else 'not be negative'}")
+  if not 0 <= cfg.label_smoothing < 1:
+    raise ConfigError(f"config.label_smoothing={cfg.label_smoothing}: must be at least 0 and below 1")
   duration.steps(cfg.total_steps, "config.total_steps", batch_size=cfg.batch_size, seq_len=cfg.seq_len, examples_per_epoch=1)
   for name in ("eval_every", "checkpoint_every"):
     duration.steps(getattr(cfg, name), f"config.{name}", total_steps=1)

@@ -153,6 +153,8 @@ BAD = [
   ("tokens_per_device=0", "config.tokens_per_device=0: must be at least 1", ""),
   ("tokens_per_device=x", "config.tokens_per_device='x': accepted are a number of tokens, 'auto' and none", ""),
   ("seed=-1", "config.seed=-1: must not be negative", ""),
+  ("z_loss=-1", "config.z_loss=-1.0: must not be negative", ""),
+  ("label_smoothing=1", "config.label_smoothing=1.0: must be at least 0 and below 1", ""),
   ("loss_chunk=-1", "config.loss_chunk=-1: must not be negative", ""),
   ("seq_len=1", "config.seq_len=1: must be at least 2", ""),
   ("learning_rate=1", "config.learning_rate: unknown setting; did you mean 'optimizer.learning_rate'?", ""),

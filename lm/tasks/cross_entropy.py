@@ -1,5 +1,6 @@
 """Cross-entropy against a head without holding all logits: a scan over chunks of T that computes the gradient with the sum."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -21,11 +22,27 @@ Rows = tuple[jax.Array, jax.Array, jax.Array]
 Head = Callable[[Any, jax.Array], jax.Array]
 
 
-def token_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
+@dataclasses.dataclass(frozen=True)
+class Softening:
+  """What training adds to -log p(label).
+
+  label_smoothing: share of the target that is spread over all V classes (Szegedy et al. 2015). z_loss: weight of the squared
+  log of the softmax's normaliser, which keeps logits near 0 (Chowdhery et al. 2022, 1e-4 in PaLM).
+  """
+
+  label_smoothing: float = 0.0
+  z_loss: float = 0.0
+
+
+PLAIN = Softening()
+
+
+def token_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, softening: Softening = PLAIN) -> Sums:
   """Weighted sums over all positions of -log p(label) in nats, and of correct argmax predictions.
 
   Args:
     logits: [..., V] fp32. labels: [...] int32. weights: [...], 0 where a position does not count.
+    softening: what the loss has beside.
   """
   largest = jax.lax.stop_gradient(logits.max(axis=-1))
   log_normaliser = jnp.log(jnp.exp(logits - largest[..., None]).sum(axis=-1)) + largest
@@ -33,11 +50,17 @@ def token_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums
   weights = weights.astype(jnp.float32)
   # The label is the prediction where no logit is larger; XLA's argmax takes far longer than its max on a CPU.
   correct = (label_logits >= largest).astype(jnp.float32)
-  return {"loss": jnp.sum((log_normaliser - label_logits) * weights), "accuracy": jnp.sum(correct * weights)}
+  target = label_logits
+  if smoothing := softening.label_smoothing:
+    target = (1 - smoothing) * label_logits + smoothing * logits.mean(axis=-1)
+  loss = log_normaliser - target
+  if softening.z_loss:
+    loss += softening.z_loss * jnp.square(log_normaliser)
+  return {"loss": jnp.sum(loss * weights), "accuracy": jnp.sum(correct * weights)}
 
 
-def chunked_token_sums(head: Head, read: Any, rows: Rows, chunk: int | None) -> Sums:
-  """`token_sums(head(read, h), labels, weights)` in chunks of T, so that only [B, chunk, V] logits exist at a time.
+def chunked_token_sums(head: Head, read: Any, rows: Rows, chunk: int | None, softening: Softening = PLAIN) -> Sums:
+  """`token_sums(head(read, h), labels, weights, softening)` in chunks of T, so that only [B, chunk, V] logits exist at a time.
 
   read: parameters of the head. rows: (h, labels, weights). chunk: positions per chunk of h [B, T, D], a divisor of T; 0:
   whole rows up to `LOGIT_BYTES` per device; None: all at once, of any shape. Chunks are of T and not of flattened B * T,
@@ -50,9 +73,9 @@ def chunked_token_sums(head: Head, read: Any, rows: Rows, chunk: int | None) -> 
   if chunk == 0:
     chunk = _fitting_chunk(head, read, h)
   if chunk is None or chunk >= labels.shape[1]:
-    return token_sums(head(read, h), labels, weights)
+    return token_sums(head(read, h), labels, weights, softening)
   assert h.shape[1] % chunk == 0, f"loss_chunk={chunk} does not divide {h.shape[1]}"
-  return _sums(head, h.shape[1] // chunk, read, rows)
+  return _sums(head, h.shape[1] // chunk, softening, read, rows)
 
 
 def _fitting_chunk(head: Head, read: Any, h_BTD: jax.Array) -> int:
@@ -62,13 +85,13 @@ def _fitting_chunk(head: Head, read: Any, h_BTD: jax.Array) -> int:
   return max(size for size in range(1, T + 1) if T % size == 0 and (size == 1 or size * per_token <= LOGIT_BYTES))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _sums(head: Head, num_chunks: int, read: Any, rows: Rows) -> Sums:
-  body = lambda totals, xs: (jax.tree.map(jnp.add, totals, token_sums(head(read, xs[0]), *xs[1:])), None)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _sums(head: Head, num_chunks: int, softening: Softening, read: Any, rows: Rows) -> Sums:
+  body = lambda totals, xs: (jax.tree.map(jnp.add, totals, token_sums(head(read, xs[0]), *xs[1:], softening)), None)
   return jax.lax.scan(body, _zeros(), _by_chunk(rows, num_chunks))[0]
 
 
-def _sums_forward(head: Head, num_chunks: int, read: Any, rows: Rows):
+def _sums_forward(head: Head, num_chunks: int, softening: Softening, read: Any, rows: Rows):
   """The sums, and d loss / d (read, h), on each device's rows.
 
   What the head reads is gathered once, in the type of h, and its gradient reduced once: by GSPMD that would be per chunk.
@@ -95,7 +118,8 @@ def _sums_forward(head: Head, num_chunks: int, read: Any, rows: Rows):
   def of_part(read, rows):
     whole = jax.tree.map(gather, read, places)
     zeros = _zeros(), jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), whole)
-    (sums, grads), d_h = jax.lax.scan(functools.partial(_add_chunk, head, whole), zeros, _by_chunk(rows, num_chunks))
+    add_chunk = functools.partial(_add_chunk, head, softening, whole)
+    (sums, grads), d_h = jax.lax.scan(add_chunk, zeros, _by_chunk(rows, num_chunks))
     sums = jax.tree.map(lambda x: jax.lax.psum(x, axes), sums) if axes else sums
     return sums, jax.tree.map(reduce, grads, read, places), d_h.swapaxes(0, 1).reshape(rows[0].shape)
 
@@ -112,8 +136,8 @@ def _sums_forward(head: Head, num_chunks: int, read: Any, rows: Rows):
   return sums, (grads, d_h, labels_BT, weights_BT)
 
 
-def _sums_backward(head: Head, num_chunks: int, saved, cotangents: Sums):
-  del head, num_chunks
+def _sums_backward(head: Head, num_chunks: int, softening: Softening, saved, cotangents: Sums):
+  del head, num_chunks, softening
   grads, d_h, labels_BT, weights_BT = saved
   scale = lambda x: (x * cotangents["loss"]).astype(x.dtype)
   none = np.zeros(labels_BT.shape, jax.dtypes.float0)
@@ -127,20 +151,25 @@ def _zeros() -> Sums:
   return {"loss": jnp.zeros(()), "accuracy": jnp.zeros(())}
 
 
-def _add_chunk(head: Head, read: Any, carry: tuple[Sums, Any], rows: Rows):
+def _add_chunk(head: Head, softening: Softening, read: Any, carry: tuple[Sums, Any], rows: Rows):
   """One chunk's sums and gradients, added to those before it, and its d loss / d h."""
   sums, grads = carry
   h, labels, weights = rows
   logits, pull = jax.vjp(head, read, h)
-  d_read, d_h = pull(_logit_gradient(logits, labels, weights))
+  d_read, d_h = pull(_logit_gradient(logits, labels, weights, softening))
   add = functools.partial(jax.tree.map, jnp.add)
-  return (add(sums, token_sums(logits, labels, weights)), add(grads, d_read)), d_h
+  return (add(sums, token_sums(logits, labels, weights, softening)), add(grads, d_read)), d_h
 
 
-def _logit_gradient(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+def _logit_gradient(logits: jax.Array, labels: jax.Array, weights: jax.Array, softening: Softening) -> jax.Array:
   """d loss / d logits of `token_sums`."""
-  is_label = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
-  return (jax.nn.softmax(logits) - is_label) * weights.astype(jnp.float32)[..., None]
+  target = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
+  if smoothing := softening.label_smoothing:
+    target = (1 - smoothing) * target + smoothing / logits.shape[-1]
+  p = jax.nn.softmax(logits)
+  if softening.z_loss:
+    p *= 1 + 2 * softening.z_loss * jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+  return (p - target) * weights.astype(jnp.float32)[..., None]
 
 
 def _by_chunk(rows: Rows, num_chunks: int) -> Rows:

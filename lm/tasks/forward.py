@@ -1,11 +1,15 @@
 """What a task gets of the model: hidden states, logits, and the sums that losses are made of."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 
 from lm.models.model import Intercept, Model
 from lm.models.transformer import Output
-from lm.tasks.cross_entropy import Sums, chunked_token_sums
+from lm.tasks.cross_entropy import PLAIN, Softening, Sums, chunked_token_sums
+
+SOFTENED = ("softened",)  # stands among what was seen once a cross-entropy was asked for
 
 
 class Forward:
@@ -17,9 +21,18 @@ class Forward:
   one batch cost one pass through the backbone.
   """
 
-  def __init__(self, model: Model, params: dict, intercept: Intercept | None = None, *, head="", loss_chunk: int = 0):
-    self._model, self._params, self._intercept, self._head = model, params, intercept, head
+  def __init__(
+    self,
+    model: Model,
+    params: dict,
+    intercept: Intercept | None = None,
+    *,
+    loss_chunk: int = 0,
+    softening: Softening = PLAIN,
+  ):
+    self._model, self._params, self._intercept, self._head = model, params, intercept, ""
     self.loss_chunk = loss_chunk  # positions of T per chunk of head and cross-entropy; 0: by size
+    self._softening = softening
     self._seen: dict[tuple, tuple] = {}
 
   @property
@@ -29,13 +42,18 @@ class Forward:
 
   def for_head(self, head: str) -> "Forward":
     """The same forward pass (and its memory), reading another head."""
-    other = Forward(self._model, self._params, self._intercept, head=head, loss_chunk=self.loss_chunk)
-    other._seen = self._seen
+    other = copy.copy(self)  # what was seen is shared
+    other._head = head
     return other
 
   def __call__(self, batch: dict, rng: jax.Array | None = None, *, tuned: bool = True, perturb=None) -> jax.Array:
     """Hidden states [B, T, D]. tuned=False leaves the PEFT method out; perturb [B, T, D] is added to the embedding."""
     return self._output(batch, rng, tuned, perturb).hidden_BTD
+
+  @property
+  def softened(self) -> bool:
+    """Whether any task asked for a cross-entropy."""
+    return SOFTENED in self._seen
 
   def router(self, batch: dict, rng: jax.Array | None = None) -> dict[str, jax.Array]:
     """Sums per row [B] of what the experts' router adds to the loss, by name; {} without experts."""
@@ -69,9 +87,11 @@ class Forward:
   def token_sums(
     self, h: jax.Array, labels: jax.Array, weights: jax.Array, batch: dict, rng=None, chunk: int | None = None
   ) -> Sums:
-    """`cross_entropy.token_sums` of the logits of h, in chunks as `chunked_token_sums` takes them."""
+    """`cross_entropy.token_sums` of the logits of h, softened where it trains, in chunks as `chunked_token_sums` takes them."""
     head = lambda read, h: self._model.logits(read, self._head, h, batch["row"], rng=rng, intercept=self._intercept)
-    return chunked_token_sums(head, self._model.read_by(self._head, self._params), (h, labels, weights), chunk)
+    read = self._model.read_by(self._head, self._params)
+    self._seen[SOFTENED] = ()
+    return chunked_token_sums(head, read, (h, labels, weights), chunk, self._softening)
 
 
 def pool(h_BTD: jax.Array, segment_ids_BT: jax.Array, pooling: str) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from lm.models.model import Intercept, Model
 from lm.shapes import INPUTS, Batch
+from lm.tasks.cross_entropy import PLAIN, Softening
 from lm.tasks.forward import Forward
 from lm.tasks.task import Task
 
@@ -23,7 +24,8 @@ TaskFunction = Callable[[Task, dict[str, Any]], dict[str, Any]]
 class Objective:
   """tasks: (key of the task's arrays in the batch, task). intercept: the PEFT method's, entered inside the trace.
 
-  streams: (key, names of its streams) of each task that has several.
+  streams: (key, names of its streams) of each task that has several. softening: of the loss that is trained on; evaluation
+  finds the plain one.
   """
 
   model: Model
@@ -31,6 +33,7 @@ class Objective:
   intercept: Intercept | None = None
   loss_chunk: int = 0
   streams: tuple[tuple[str, tuple[str, ...]], ...] = ()
+  softening: Softening = PLAIN
 
   @property
   def coefficients(self) -> dict[str, float]:
@@ -45,9 +48,11 @@ class Objective:
     return self._collect(lambda task, view: task.denominators(view), batch) | dict.fromkeys(self._router_weights, num_tokens)
 
   def sums(self, params: dict, batch: Batch, rng: jax.Array | None = None) -> dict[str, jax.Array]:
-    """By name; additive over rows. rng: dropout is on where it is given."""
-    forward = self._forward(params)
+    """By name; additive over rows. rng: dropout and softening are on where it is given."""
+    forward = self._forward(params, PLAIN if rng is None else self.softening)
     found = self._collect(lambda task, view: task.loss(forward.for_head(task.head), view, rng), batch)
+    if self.softening != PLAIN and not forward.softened:
+      raise ValueError("config.label_smoothing and config.z_loss: no task of this run has a cross-entropy; leave them 0")
     if not self._router_weights:
       return found
     sums = forward.router(dict(batch[INPUTS]), rng)
@@ -70,8 +75,8 @@ class Objective:
     weights = {"router/balance": cfg.balance_weight, "router/z": cfg.router_z_weight}
     return {name: weight for name, weight in weights.items() if weight and cfg.num_experts}
 
-  def _forward(self, params: dict) -> Forward:
-    return Forward(self.model, params, self.intercept, loss_chunk=self.loss_chunk)
+  def _forward(self, params: dict, softening: Softening = PLAIN) -> Forward:
+    return Forward(self.model, params, self.intercept, loss_chunk=self.loss_chunk, softening=softening)
 
   def _collect(self, function: TaskFunction, batch: Batch) -> dict[str, Any]:
     several, found = dict(self.streams), {}

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm import config, sharding
 from lm.tasks import cross_entropy
-from lm.tasks.cross_entropy import chunked_token_sums
+from lm.tasks.cross_entropy import PLAIN, Softening, chunked_token_sums
 from tests.models.topology import make_mesh
 
 B, T, D, V = 8, 128, 128, 512
@@ -32,9 +32,31 @@ def head(params, h):
   return (h @ params["kernel"].astype(h.dtype)).astype(jnp.float32) + params["bias"][None, None, :]
 
 
-def loss(params, h, labels, weights, chunk):
-  sums = chunked_token_sums(head, params, (h, labels, weights), chunk)
+def loss(params, h, labels, weights, chunk, softening=PLAIN):
+  sums = chunked_token_sums(head, params, (h, labels, weights), chunk, softening)
   return 0.5 * sums["loss"], sums
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_softened_is_what_the_papers_say(chunk):
+  """Against float64: the target is spread over all classes, the squared log of the normaliser is added."""
+  params, h, labels, weights = make_arrays(batch=2)
+  (_, sums), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, h, labels, weights, chunk, Softening(0.1, 0.01))
+
+  def reference(kernel, h):
+    logits = h @ kernel + np.asarray(params["bias"], np.float64)
+    z = np.log(np.exp(logits).sum(-1))
+    target = 0.9 * np.eye(V)[labels] + 0.1 / V
+    return ((-(target * (logits - z[..., None])).sum(-1) + 0.01 * z**2) * np.asarray(weights)).sum()
+
+  kernel, h = np.asarray(params["kernel"], np.float64), np.asarray(h, np.float64)
+  assert sums["loss"] == pytest.approx(reference(kernel, h), rel=1e-6)
+  rng, step = np.random.default_rng(1), 1e-4
+  d_kernel, d_h = (rng.normal(size=x.shape) for x in (kernel, h))
+  for grad, move, (a, b) in ((grads[0]["kernel"], d_kernel, (step, 0)), (grads[1], d_h, (0, step))):
+    ends = [reference(kernel + sign * a * d_kernel, h + sign * b * d_h) for sign in (1, -1)]
+    slope = 0.5 * (ends[0] - ends[1]) / (2 * step)
+    assert float((np.asarray(grad, np.float64) * move).sum()) == pytest.approx(slope, rel=1e-4)
 
 
 @pytest.mark.parametrize("chunk", [0, 8, 128])
