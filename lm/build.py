@@ -142,14 +142,16 @@ def _assemble(
 
 
 def _make_parts(cfg: Config, architecture: TransformerConfig, devices: list[jax.Device] | None) -> dict[str, Any]:
-  """The fields of a Spec that need no data, so that a slip in them is found before any is read."""
+  """The fields of a Spec that need no data, and the regularizer, so that a slip in them is found before any is read."""
   _check_length(cfg, architecture)
   peft: Peft = plug.make("peft", cfg.peft)
   optimizer: Optimizer = plug.make("optimizer", cfg.optimizer)
   mesh = sharding.make_mesh(cfg.mesh, devices or jax.devices())
   _check_mesh(cfg, architecture, mesh)
   accumulation = _accumulation(cfg, mesh)
-  return {"peft": peft, "optimizer": optimizer, "mesh": mesh, "accumulation": accumulation, "sharding": cfg.sharding}
+  regularizer = plug.make("regularizer", cfg.regularizer) if cfg.regularizer else None
+  of_spec = {"peft": peft, "optimizer": optimizer, "mesh": mesh, "accumulation": accumulation, "sharding": cfg.sharding}
+  return of_spec | {"regularizer": regularizer}
 
 
 def _make_loader(cfg: Config, streams: tuple[StreamData, ...]) -> tuple[Loader, int]:
@@ -173,8 +175,10 @@ def _make_spec(
   sharing = {key: tuple(name for name in keys if keys[name] == key) for key in by_key}
   several = tuple((key, names) for key, names in sharing.items() if len(names) > 1)
   softening = Softening(cfg.label_smoothing, cfg.z_loss)
-  objective = Objective(model, tuple(by_key.items()), parts["peft"].intercept, cfg.loss_chunk, several, softening)
-  return Spec(model=model, objective=objective, total_steps=total_steps, **parts)
+  regularizer, of_spec = parts["regularizer"], {name: part for name, part in parts.items() if name != "regularizer"}
+  intercept = parts["peft"].intercept
+  objective = Objective(model, tuple(by_key.items()), intercept, cfg.loss_chunk, several, softening, regularizer)
+  return Spec(model=model, objective=objective, total_steps=total_steps, **of_spec)
 
 
 def _make_tokenizer(cfg: Config, base: Path | None) -> Tokenizer:

@@ -68,6 +68,7 @@ class Config:
   streams: tuple[tuple[str, Stream], ...] = ()  # several streams by name, instead of task and data
   peft: Plug = Plug("full")  # what trains and what is added around the model
   optimizer: Plug = Plug("adamw")  # update rule and schedule
+  regularizer: Plug | None = None  # what training adds to the loss of any task by running a batch again; none
   label_smoothing: float = 0.0  # share of each target that is spread over all classes, in training
   z_loss: float = 0.0  # weight of the squared log of the softmax's normaliser, in training; 1e-4 keeps logits small
   mesh: Mesh = _execution(Mesh())  # [devices] per mesh axis, -1 takes the rest

@@ -21,6 +21,7 @@ PACKAGES = {
   "task": "lm.tasks",
   "peft": "lm.peft",
   "optimizer": "lm.optim",
+  "regularizer": "lm.regularizers",
   "data": "lm.data.sources",
   "filter": "lm.data.filters",
   "evaluator": "lm.evals",
@@ -29,7 +30,7 @@ PRESETS = "lm.models.presets"
 # Fields that the caller gives, so that a config cannot: every source is read for several splits.
 CALLERS = {"data": ("split",), "evaluator": ("run", "name")}
 # Files beside the plug-ins that hold their contract or serve them.
-CONTRACTS = {"task", "peft", "optimizer", "evaluator", "source", "filter"}
+CONTRACTS = {"task", "peft", "optimizer", "regularizer", "evaluator", "source", "filter"}
 NOT_PLUGINS = CONTRACTS | {"__init__", "objective", "forward", "cross_entropy", "readout"}
 # Short forms: the plug-in that a prefix stands for, and the options that follow it, parted by colons.
 SHORT = {"tfds": ("tfds", ("dataset",)), "hf": ("hub", ("repo", "config"))}
@@ -110,7 +111,9 @@ def kinds_with(option: str) -> list[str]:
   root = Path(__file__).parent
   files = {"model": [root / "models" / "transformer_config.py"]}
   folder = lambda kind: root.parent.joinpath(*PACKAGES[kind].split("."))
-  files |= {kind: [folder(kind) / f"{name}.py" for name in names(kind)] for kind in ("peft", "task", "data", "optimizer")}
+  files |= {
+    kind: [folder(kind) / f"{name}.py" for name in names(kind)] for kind in ("peft", "task", "data", "optimizer", "regularizer")
+  }
   files["optimizer"].append(folder("optimizer") / "optimizer.py")  # most of their options are of all of them
   declares = lambda path: re.search(rf"^  {re.escape(option)}: \w", path.read_text(), re.MULTILINE)
   return [kind for kind, paths in files.items() if option not in CALLERS.get(kind, ()) and any(map(declares, paths))]

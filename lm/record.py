@@ -158,7 +158,8 @@ def _config_sha256(cfg: Config) -> str:
 
 def _check_plugs(cfg: Config) -> None:
   """Raises ConfigError for a plug-in, option or value that does not exist: a slip of the keys is no other identity."""
-  for kind, value in (("peft", cfg.peft), ("optimizer", cfg.optimizer), ("model", cfg.model)):
+  for kind in ("peft", "optimizer", "regularizer", "model"):
+    value = getattr(cfg, kind)
     if value is not None:
       plug.make(kind, value)
   for name, stream in cfg.all_streams.items():

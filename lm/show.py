@@ -22,6 +22,7 @@ LISTED = {
   "sources": "data",
   "filters": "filter",
   "optimizers": "optimizer",
+  "regularizers": "regularizer",
   "evaluators": "evaluator",
 }
 

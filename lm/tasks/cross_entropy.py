@@ -78,6 +78,27 @@ def chunked_token_sums(head: Head, read: Any, rows: Rows, chunk: int | None, sof
   return _sums(head, h.shape[1] // chunk, softening, read, rows)
 
 
+def divergence_sum(heads: tuple[Head, Head], read: Any, rows: Rows, chunk: int | None) -> jax.Array:
+  """Weighted sum over positions of the mean of KL(p || q) and KL(q || p) in nats, of what two heads predict.
+
+  rows: (h, the other head's h, weights). chunk: as `chunked_token_sums` takes it; logits are computed again backwards.
+  """
+  h, _, weights = rows
+  if chunk == 0:
+    chunk = _fitting_chunk(heads[0], read, h)
+
+  @jax.checkpoint
+  def of_part(part: Rows) -> jax.Array:
+    log_p, log_q = (jax.nn.log_softmax(head(read, x)) for head, x in zip(heads, part, strict=False))
+    both = 0.5 * jnp.sum((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q), axis=-1)
+    return jnp.sum(both * part[2].astype(jnp.float32))
+
+  if chunk is None or chunk >= weights.shape[1]:
+    return of_part(rows)
+  add = lambda total, part: (total + of_part(part), None)
+  return jax.lax.scan(add, jnp.zeros(()), _by_chunk(rows, h.shape[1] // chunk))[0]
+
+
 def _fitting_chunk(head: Head, read: Any, h_BTD: jax.Array) -> int:
   """The largest divisor of T whose fp32 logits fit `LOGIT_BYTES` on a device; 1 if none does."""
   B, T, _ = h_BTD.shape

@@ -1,15 +1,32 @@
 """What a task gets of the model: hidden states, logits, and the sums that losses are made of."""
 
 import copy
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lm.models.model import Intercept, Model
 from lm.models.transformer import Output
-from lm.tasks.cross_entropy import PLAIN, Softening, Sums, chunked_token_sums
+from lm.tasks.cross_entropy import PLAIN, Softening, Sums, chunked_token_sums, divergence_sum
 
-SOFTENED = ("softened",)  # stands among what was seen once a cross-entropy was asked for
+# What the head of a cross-entropy read: hidden states, and the rng of its dropout.
+Read = tuple[jax.Array, jax.Array | None]
+
+
+class Pass(NamedTuple):
+  """How a pass over a batch differs from the plain one, for the sake of a regularizer (lm.regularizers).
+
+  perturb: [B, T, D], added to the embedding. against: what cross-entropies of another pass read. mix: in "loss", the weights of
+  the cross-entropy and of the divergence of its predictions from those of the other pass.
+  """
+
+  perturb: jax.Array | None = None
+  against: tuple[Read, ...] = ()
+  mix: tuple[float, float] = (1.0, 0.0)
+
+
+ONCE = Pass()
 
 
 class Forward:
@@ -29,11 +46,13 @@ class Forward:
     *,
     loss_chunk: int = 0,
     softening: Softening = PLAIN,
+    how: Pass = ONCE,
   ):
     self._model, self._params, self._intercept, self._head = model, params, intercept, ""
     self.loss_chunk = loss_chunk  # positions of T per chunk of head and cross-entropy; 0: by size
-    self._softening = softening
+    self._softening, self._how = softening, how
     self._seen: dict[tuple, tuple] = {}
+    self.read: list[Read] = []  # by cross-entropies, in their order
 
   @property
   def causal(self) -> bool:
@@ -42,28 +61,23 @@ class Forward:
 
   def for_head(self, head: str) -> "Forward":
     """The same forward pass (and its memory), reading another head."""
-    other = copy.copy(self)  # what was seen is shared
+    other = copy.copy(self)  # what was seen and read is shared
     other._head = head
     return other
 
-  def __call__(self, batch: dict, rng: jax.Array | None = None, *, tuned: bool = True, perturb=None) -> jax.Array:
-    """Hidden states [B, T, D]. tuned=False leaves the PEFT method out; perturb [B, T, D] is added to the embedding."""
-    return self._output(batch, rng, tuned, perturb).hidden_BTD
-
-  @property
-  def softened(self) -> bool:
-    """Whether any task asked for a cross-entropy."""
-    return SOFTENED in self._seen
+  def __call__(self, batch: dict, rng: jax.Array | None = None, *, tuned: bool = True) -> jax.Array:
+    """Hidden states [B, T, D]. tuned=False leaves the PEFT method out."""
+    return self._output(batch, rng, tuned).hidden_BTD
 
   def router(self, batch: dict, rng: jax.Array | None = None) -> dict[str, jax.Array]:
     """Sums per row [B] of what the experts' router adds to the loss, by name; {} without experts."""
-    return self._output(batch, rng, True, None).router
+    return self._output(batch, rng, True).router
 
-  def _output(self, batch, rng, tuned, perturb) -> Output:
-    arguments = (batch["tokens"], rng, perturb)
+  def _output(self, batch, rng, tuned) -> Output:
+    arguments = (batch["tokens"], rng)
     key = (*map(id, arguments), tuned)
     if key not in self._seen:
-      intercept = self._intercept if tuned else None
+      intercept, perturb = (self._intercept, self._how.perturb) if tuned else (None, None)
       output = self._model.hidden(self._params, batch, rng=rng, intercept=intercept, perturb=perturb)
       self._seen[key] = (output, arguments)  # the arguments are kept so that their ids stay theirs
     return self._seen[key][0]
@@ -88,10 +102,18 @@ class Forward:
     self, h: jax.Array, labels: jax.Array, weights: jax.Array, batch: dict, rng=None, chunk: int | None = None
   ) -> Sums:
     """`cross_entropy.token_sums` of the logits of h, softened where it trains, in chunks as `chunked_token_sums` takes them."""
-    head = lambda read, h: self._model.logits(read, self._head, h, batch["row"], rng=rng, intercept=self._intercept)
+    head_of = lambda rng: (
+      lambda read, h: self._model.logits(read, self._head, h, batch["row"], rng=rng, intercept=self._intercept)
+    )
     read = self._model.read_by(self._head, self._params)
-    self._seen[SOFTENED] = ()
-    return chunked_token_sums(head, read, (h, labels, weights), chunk, self._softening)
+    self.read.append((h, rng))
+    sums = chunked_token_sums(head_of(rng), read, (h, labels, weights), chunk, self._softening)
+    if not self._how.against:
+      return sums
+    other, other_rng = self._how.against[len(self.read) - 1]
+    apart = divergence_sum((head_of(rng), head_of(other_rng)), read, (h, other, weights), chunk)
+    own_weight, apart_weight = self._how.mix
+    return sums | {"loss": own_weight * sums["loss"] + apart_weight * apart}
 
 
 def pool(h_BTD: jax.Array, segment_ids_BT: jax.Array, pooling: str) -> jax.Array:

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from lm.models.model import Intercept, Model
+from lm.regularizers.regularizer import Passes, Regularizer
 from lm.shapes import INPUTS, Batch
 from lm.tasks.cross_entropy import PLAIN, Softening
-from lm.tasks.forward import Forward
+from lm.tasks.forward import ONCE, Forward, Pass, Read
 from lm.tasks.task import Task
 
 TaskFunction = Callable[[Task, dict[str, Any]], dict[str, Any]]
@@ -24,8 +25,8 @@ TaskFunction = Callable[[Task, dict[str, Any]], dict[str, Any]]
 class Objective:
   """tasks: (key of the task's arrays in the batch, task). intercept: the PEFT method's, entered inside the trace.
 
-  streams: (key, names of its streams) of each task that has several. softening: of the loss that is trained on; evaluation
-  finds the plain one.
+  streams: (key, names of its streams) of each task that has several. softening, regularizer: of the loss that is
+  trained on; evaluation finds the plain one.
   """
 
   model: Model
@@ -34,6 +35,7 @@ class Objective:
   loss_chunk: int = 0
   streams: tuple[tuple[str, tuple[str, ...]], ...] = ()
   softening: Softening = PLAIN
+  regularizer: Regularizer | None = None
 
   @property
   def coefficients(self) -> dict[str, float]:
@@ -48,15 +50,13 @@ class Objective:
     return self._collect(lambda task, view: task.denominators(view), batch) | dict.fromkeys(self._router_weights, num_tokens)
 
   def sums(self, params: dict, batch: Batch, rng: jax.Array | None = None) -> dict[str, jax.Array]:
-    """By name; additive over rows. rng: dropout and softening are on where it is given."""
-    forward = self._forward(params, PLAIN if rng is None else self.softening)
-    found = self._collect(lambda task, view: task.loss(forward.for_head(task.head), view, rng), batch)
-    if self.softening != PLAIN and not forward.softened:
-      raise ValueError("config.label_smoothing and config.z_loss: no task of this run has a cross-entropy; leave them 0")
-    if not self._router_weights:
-      return found
-    sums = forward.router(dict(batch[INPUTS]), rng)
-    return found | {name: sums[f"{name.removeprefix('router/')}_B"].sum() for name in self._router_weights}
+    """By name; additive over rows. rng: dropout, softening and the regularizer are on where it is given."""
+    if rng is None or self.regularizer is None:
+      return self._pass(params, batch, rng)[0]
+    inputs = batch[INPUTS]
+    shape = (*inputs["tokens"].shape, self.model.cfg.model_dim)
+    run = lambda params, rng, **how: self._pass(params, batch, rng, Pass(**how))
+    return self.regularizer.sums(Passes(run, params, self.coefficients, shape, inputs["row"]), rng)
 
   def predict(self, params: dict, batch: Batch) -> dict[str, jax.Array]:
     """Per-row predictions, by '<task>/<name>'."""
@@ -75,8 +75,30 @@ class Objective:
     weights = {"router/balance": cfg.balance_weight, "router/z": cfg.router_z_weight}
     return {name: weight for name, weight in weights.items() if weight and cfg.num_experts}
 
-  def _forward(self, params: dict, softening: Softening = PLAIN) -> Forward:
-    return Forward(self.model, params, self.intercept, loss_chunk=self.loss_chunk, softening=softening)
+  def _pass(
+    self, params: dict, batch: Batch, rng: jax.Array | None, how: Pass = ONCE
+  ) -> tuple[dict[str, jax.Array], tuple[Read, ...]]:
+    """The sums of one pass, and what its cross-entropies read. Of a comparison, only what it compared."""
+    softening = PLAIN if rng is None else self.softening
+    forward = Forward(self.model, params, self.intercept, loss_chunk=self.loss_chunk, softening=softening, how=how)
+
+    def loss(task: Task, view: dict[str, Any]) -> dict[str, Any]:
+      before = len(forward.read)
+      sums = task.loss(forward.for_head(task.head), view, rng)
+      return sums if how.mix[0] or len(forward.read) > before else {}
+
+    found = self._collect(loss, batch)
+    compares = self.regularizer is not None and self.regularizer.compares
+    if rng is not None and (self.softening != PLAIN or compares) and not forward.read:
+      setting = "config.regularizer" if compares else "config.label_smoothing and config.z_loss"
+      raise ValueError(f"{setting}: no task of this run has a cross-entropy that it could change; leave it unset")
+    if self._router_weights and how.mix[0]:
+      sums = forward.router(dict(batch[INPUTS]), rng)
+      found |= {name: sums[f"{name.removeprefix('router/')}_B"].sum() for name in self._router_weights}
+    return found, tuple(forward.read)
+
+  def _forward(self, params: dict) -> Forward:
+    return Forward(self.model, params, self.intercept, loss_chunk=self.loss_chunk)
 
   def _collect(self, function: TaskFunction, batch: Batch) -> dict[str, Any]:
     several, found = dict(self.streams), {}
