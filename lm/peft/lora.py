@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lm import tree
-from lm.peft.peft import Peft
+from lm.peft.peft import Peft, find_kernels
 from lm.shapes import kernel_dims
 
 
@@ -35,11 +34,7 @@ class Lora(Peft):
 
   def attach(self, params, rng):
     boxes = tree.flatten(params)
-    kernels = {name: box for name, box in boxes.items() if re.fullmatch(f"backbone/{self.targets}/kernel", name)}
-    if not kernels:
-      linear = ", ".join(name.removesuffix("/kernel") for name in boxes if name.endswith("/kernel"))
-      raise ValueError(f"peft.targets={self.targets!r}: matches no linear layer; there are {linear}")
-    for i, (name, box) in enumerate(kernels.items()):
+    for i, (module, box) in enumerate(find_kernels(boxes, "peft.targets", self.targets).items()):
       stacked, inputs, outputs = kernel_dims(box.names)
       sizes = lambda dims, shape=box.value.shape: tuple(shape[d] for d in dims)
       layers = sizes(stacked)
@@ -47,7 +42,6 @@ class Lora(Peft):
       a = jax.random.normal(jax.random.fold_in(rng, i), (*layers, in_size, self.rank)) * in_size**-0.5
       b = jnp.zeros((*layers, self.rank, math.prod(sizes(outputs))))
       stack = box.names[: len(layers)]
-      module = name.removesuffix("/kernel")
       boxes[f"{module}/lora/{self.adapter}/a"] = nn.LogicallyPartitioned(a, (*stack, "embed", "rank"))
       boxes[f"{module}/lora/{self.adapter}/b"] = nn.LogicallyPartitioned(b, (*stack, "rank", "mlp"))
     return tree.unflatten(boxes)

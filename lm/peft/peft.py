@@ -1,9 +1,12 @@
 """The contract of a fine-tuning method. The base class trains everything and adds nothing."""
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm.models.model import Intercept
@@ -51,3 +54,32 @@ class Peft:
   def merge(self, params: dict) -> dict:
     """Plain parameters of the same function, without the method's leaves."""
     return params
+
+
+def find_kernels(boxes: Mapping[str, Any], setting: str, pattern: str) -> dict[str, Any]:
+  """Boxed kernels of the backbone by the path of their module, of those whose path behind "backbone/" the pattern matches.
+
+  Args:
+    boxes: boxed parameters by name. setting: what the pattern is called in an error.
+
+  Raises:
+    ValueError: the pattern matches none; lists the linear modules.
+  """
+  kernels = {name.removesuffix("/kernel"): box for name, box in boxes.items() if name.endswith("/kernel")}
+  found = {path: box for path, box in kernels.items() if re.fullmatch(f"backbone/{pattern}", path)}
+  if not found:
+    raise ValueError(f"{setting}={pattern!r}: matches no linear layer; there are {', '.join(kernels)}")
+  return found
+
+
+def at_places(scale: jax.Array, x: jax.Array, args: tuple) -> jax.Array:
+  """What to multiply every position of x by: of a linear module [..., N], of experts that of each place's expert.
+
+  Args:
+    scale: [1, N] or [N, 1], with experts in front [E, 1, N] or [E, N, 1]. x: [..., any], what the module reads.
+    args: of the module's `__call__`; experts are told how to contract (lm/models/moe.py).
+  """
+  row = scale.reshape(*scale.shape[:-2], 1, -1).astype(x.dtype)
+  if len(args) == 2:
+    return args[1](jnp.ones((*x.shape[:-1], 1), x.dtype), row)
+  return row.reshape((1,) * (x.ndim - 1) + (-1,))

@@ -9,7 +9,7 @@ import pytest
 from lm import plug, tree
 from lm.config import Plug
 from lm.peft.lora import Lora
-from tests.conftest import SIZES, make_run
+from tests.conftest import SIZES, make_run, shrunk
 from tests.contracts.tasks_test import FAMILIES, start
 
 CASES = [
@@ -17,6 +17,9 @@ CASES = [
   for method in plug.names("peft")
   for task in plug.names("task")
 ]
+
+# Methods that stand around modules and fold back into their kernels.
+FOLDING = [name for name in plug.names("peft") if (peft := plug.make("peft", Plug(name))).intercept and peft.merges]
 
 
 def biased_run(task, method):
@@ -91,6 +94,24 @@ def test_bitfit_refuses_a_model_without_biases():
   with pytest.raises(ValueError, match="^peft='bitfit': the backbone has no biases; accepted is a model with") as raised:
     make_run("classify", peft="bitfit")
   assert "\n" not in str(raised.value)
+
+
+# One preset of every mechanism that a method meets: biases of queries only, shared keys, experts with and without slots.
+@pytest.mark.parametrize("method", FOLDING)
+@pytest.mark.parametrize(("family", "changes"), [
+  ("qwen2.5-0.5b", {}), ("mixtral-8x7b", {}), ("mixtral-8x7b", {"expert_capacity": 8.0}),
+])  # fmt: skip
+def test_merged_equals_unmerged_with_every_mechanism(method, family, changes):
+  targets = {"lora": "(targets=.*(query|down))"}.get(method, "")
+  model = shrunk(family, vocab_size=0, dropout_rate=0.0, **changes)
+  run = make_run("causal", model=model, peft=method + targets)
+  peft, model, batch = run.program.spec.peft, run.program.spec.model, run.loader.batch(0)["inputs"]
+  boxed = jax.jit(model.init)(jax.random.key(0))
+  grown = grow(nn.unbox(peft.attach(boxed, jax.random.key(1))), tree.flatten(nn.unbox(boxed)).keys())
+  hidden = jax.jit(model.hidden, static_argnames="intercept")
+  real = np.asarray(batch["segment_ids"]) > 0
+  expected = np.asarray(hidden(grown, batch, intercept=peft.intercept).hidden_BTD)[real]
+  np.testing.assert_allclose(np.asarray(hidden(peft.merge(grown), batch).hidden_BTD)[real], expected, atol=5e-5)
 
 
 def test_lora_adds_its_product_times_alpha_by_rank():

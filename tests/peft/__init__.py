@@ -1,0 +1,1 @@
+"""Tests of lm/peft beyond the contracts."""
