@@ -141,7 +141,7 @@ def save_adapter(workdir: Path, directory: Path, which: str | int = "last") -> P
   """
   cfg = record.load_config(workdir)
   lora = plug.make("peft", cfg.peft)
-  if not isinstance(lora, Lora) or not cfg.init_from:
+  if type(lora) is not Lora or not cfg.init_from:
     raise ConfigError(
       f"--adapter: {workdir} trained peft={cfg.peft.name!r} from init_from={cfg.init_from!r}; only a LoRA run that started from"
       " a base leaves an adapter, export it without --adapter"
@@ -157,7 +157,8 @@ def save_adapter(workdir: Path, directory: Path, which: str | int = "last") -> P
   base = Path(cfg.init_from).expanduser()
   directory.mkdir(parents=True, exist_ok=True)
   base_name = str(base.resolve()) if base.is_dir() else cfg.init_from
-  adapter.write(directory, found.exported, flat, lora.products(flat), lora.alpha, base_name)
+  products = {module: (leaves["a"], leaves["b"]) for module, leaves in lora.leaves(flat).items()}
+  adapter.write(directory, found.exported, flat, products, lora.scale, base_name)
   if found.kind == "classifier":
     write_json(directory / adapter.HEAD, described)
   return found

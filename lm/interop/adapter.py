@@ -82,9 +82,9 @@ def scan(directory: Path, base: Checkpoint) -> Checkpoint:
 
 
 def write(
-  directory: Path, model: Model, params: Mapping[str, Any], products: Mapping[str, Product], alpha: float, base: str
+  directory: Path, model: Model, params: Mapping[str, Any], products: Mapping[str, Product], scale: float, base: str
 ) -> None:
-  """Writes products by the path of their modules, scaled by alpha / rank, and the model's head.
+  """Writes products by the path of their modules, scaled by `scale`, and the model's head.
 
   Products of the parts of a fused kernel become one: their a side by side, their b in blocks.
 
@@ -107,7 +107,7 @@ def write(
   found |= {name: stored[original].read() for name, original in heads.items()}
   ((_, spec),) = model.heads
   about = {"peft_type": "LORA", "task_type": TASK_TYPES[spec.kind], "base_model_name_or_path": base, "bias": "none"}
-  about |= _describe(family, fused, model.cfg.num_layers, alpha)
+  about |= _describe(family, fused, model.cfg.num_layers, scale)
   write_json(directory / CONFIG, about | {"modules_to_save": roots or None, "inference_mode": True})
   save_file({name: np.ascontiguousarray(array) for name, array in found.items()}, directory / FILE, metadata={"format": "pt"})
 
@@ -212,10 +212,9 @@ def _side_by_side(parts: list[tuple[Leaf, Product]]) -> Iterator[tuple[str, np.n
     yield f"{module}.lora_B.weight", np.concatenate(columns, axis=1)
 
 
-def _describe(family: Family, fused: Mapping[str, list[tuple[Leaf, Product]]], num_layers: int, alpha: float) -> dict[str, Any]:
+def _describe(family: Family, fused: Mapping[str, list[tuple[Leaf, Product]]], num_layers: int, scale: float) -> dict[str, Any]:
   """Ranks, scales and modules as peft reads them. A module of several products has their ranks added up."""
   sizes = {module: [a.shape[-1] for _, (a, _) in parts] for module, parts in fused.items()}
-  scale = alpha / next(iter(sizes.values()))[0]
   ranks = {module: sum(each) for module, each in sizes.items()}
   rank = min(ranks.values())
   larger = {re.escape(module).replace(r"\{layer\}", r"\d+"): r for module, r in ranks.items() if r != rank}

@@ -1,6 +1,6 @@
 """The contract of an optimizer, over optax, and the learning-rate schedules.
 
-Weight decay falls on kernels and tables; norms' scales and biases are left alone. The learning rate is a function of the
+Weight decay falls on kernels and tables; scales and biases are left alone. The learning rate is a function of the
 step alone, so that a resumed run needs nothing but the step.
 """
 
@@ -70,7 +70,7 @@ class Optimizer:
 
 
 def decayed(params: Any) -> Any:
-  """True for leaves that decay: all but scales and biases."""
+  """True for leaves that decay: all but scales, magnitudes and biases."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _leaf: tree.leaf_name(path).rsplit("/", 1)[-1] not in ("scale", "bias"), params
+    lambda path, _leaf: tree.leaf_name(path).rsplit("/", 1)[-1] not in ("scale", "magnitude", "bias"), params
   )

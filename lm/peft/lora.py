@@ -14,6 +14,8 @@ from lm import tree
 from lm.peft.peft import Peft, find_kernels
 from lm.shapes import kernel_dims
 
+Leaves = Mapping[str, Any]  # of one module: {"a": [..., inputs, rank], "b": [..., rank, outputs]}, layers and experts in front
+
 
 @dataclasses.dataclass(frozen=True)
 class Lora(Peft):
@@ -32,49 +34,72 @@ class Lora(Peft):
     if self.rank < 1:
       raise ValueError(f"peft.rank={self.rank}: must be at least 1")
 
+  @property
+  def scale(self) -> float:
+    """What the product is multiplied by."""
+    return self.alpha / self.rank
+
   def attach(self, params, rng):
     boxes = tree.flatten(params)
     for i, (module, box) in enumerate(find_kernels(boxes, "peft.targets", self.targets).items()):
       stacked, inputs, outputs = kernel_dims(box.names)
-      sizes = lambda dims, shape=box.value.shape: tuple(shape[d] for d in dims)
-      layers = sizes(stacked)
-      in_size = math.prod(sizes(inputs))
-      a = jax.random.normal(jax.random.fold_in(rng, i), (*layers, in_size, self.rank)) * in_size**-0.5
-      b = jnp.zeros((*layers, self.rank, math.prod(sizes(outputs))))
-      stack = box.names[: len(layers)]
-      boxes[f"{module}/lora/{self.adapter}/a"] = nn.LogicallyPartitioned(a, (*stack, "embed", "rank"))
-      boxes[f"{module}/lora/{self.adapter}/b"] = nn.LogicallyPartitioned(b, (*stack, "rank", "mlp"))
+      size = lambda dims, shape=box.value.shape: math.prod(shape[d] for d in dims)
+      layers = tuple(box.value.shape[d] for d in stacked)
+      kernel = box.value.reshape(*layers, size(inputs), size(outputs))
+      for name, (leaf, dims) in self.start(kernel, jax.random.fold_in(rng, i)).items():
+        boxes[f"{module}/lora/{self.adapter}/{name}"] = nn.LogicallyPartitioned(leaf, (*box.names[: len(layers)], *dims))
     return tree.unflatten(boxes)
+
+  def start(self, kernel: jax.Array, rng: jax.Array) -> dict[str, tuple[jax.Array, tuple[str | None, ...]]]:
+    """The first values of a module's leaves, with the names of their last two dims. kernel: [..., inputs, outputs]."""
+    *layers, inputs, outputs = kernel.shape
+    a = jax.random.normal(rng, (*layers, inputs, self.rank)) * inputs**-0.5
+    return {"a": (a, ("embed", "rank")), "b": (jnp.zeros((*layers, self.rank, outputs)), ("rank", "mlp"))}
 
   def trainable(self, name):
     return name.startswith("head_") or f"/lora/{self.adapter}/" in name
 
   @property
   def intercept(self):
-    return functools.partial(_add_product, self)
+    return functools.partial(_tune, self)
 
-  def products(self, flat: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """(a [..., inputs, rank], b [..., rank, outputs]) of parameters by name, by the path of the module they stand in."""
-    mark = f"/lora/{self.adapter}/"
-    modules = [name.removesuffix(f"{mark}a") for name in flat if name.endswith(f"{mark}a")]
-    return {module: (flat[f"{module}{mark}a"], flat[f"{module}{mark}b"]) for module in modules}
+  def tune(self, y: jax.Array, leaves: Leaves, args: tuple, module: Any) -> jax.Array:
+    """What a linear module gives, with its leaves. y: what it gives alone; args: of its `__call__`. Both [..., dims]."""
+    return y + self.product(leaves, args, module).reshape(y.shape)
+
+  def product(self, leaves: Leaves, args: tuple, module: Any) -> jax.Array:
+    """What the product gives for the module's input: [..., outputs]."""
+    x, contract = args if len(args) == 2 else (args[0], jnp.matmul)  # experts are told how to contract: lm/models/moe.py
+    x = x.reshape(*x.shape[: x.ndim - module.num_inputs], -1).astype(module.dtype)
+    a, b = leaves["a"].astype(x.dtype), leaves["b"].astype(x.dtype)
+    return self.scale * contract(contract(x, a), b)
+
+  def changed(self, kernel: jax.Array, leaves: Leaves) -> jax.Array:
+    """A kernel of any dims with the product added: [..., inputs, outputs]."""
+    a, b = leaves["a"], leaves["b"]
+    return kernel.reshape(*a.shape[:-1], b.shape[-1]) + self.scale * (a @ b)
+
+  def leaves(self, flat: Mapping[str, Any]) -> Mapping[str, Leaves]:
+    """Leaves of parameters by name, by the path of the module they stand in and their last name."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, leaf in flat.items():
+      module, mark, own = name.partition(f"/lora/{self.adapter}/")
+      if mark:
+        found.setdefault(module, {})[own] = leaf
+    return found
 
   def merge(self, params):
     flat = tree.flatten(params)
-    for module, (a, b) in self.products(flat).items():
+    for module, leaves in self.leaves(flat).items():
       kernel = flat[f"{module}/kernel"]
-      flat[f"{module}/kernel"] = kernel + self.alpha / self.rank * (a @ b).reshape(kernel.shape)
+      flat[f"{module}/kernel"] = self.changed(kernel, leaves).reshape(kernel.shape)
     return tree.unflatten({name: leaf for name, leaf in flat.items() if f"/lora/{self.adapter}/" not in name})
 
 
-def _add_product(lora: Lora, next_fun, args, kwargs, context):
-  """Adds the low-rank product to the output of a linear module that has the adapter's leaves."""
+def _tune(lora: Lora, next_fun, args, kwargs, context):
+  """Changes the output of a linear module that has the adapter's leaves."""
   y = next_fun(*args, **kwargs)
   module = context.module
   if context.method_name != "__call__" or not module.has_variable("params", "lora"):
     return y
-  leaves = module.get_variable("params", "lora")[lora.adapter]
-  x, contract = args if len(args) == 2 else (args[0], jnp.matmul)  # experts are told how to contract: lm/models/moe.py
-  x = x.reshape(*x.shape[: x.ndim - module.num_inputs], -1)
-  product = contract(contract(x, leaves["a"].astype(y.dtype)), leaves["b"].astype(y.dtype))
-  return y + lora.alpha / lora.rank * product.reshape(y.shape)
+  return lora.tune(y, module.get_variable("params", "lora")[lora.adapter], args, module)

@@ -102,7 +102,7 @@ def test_bitfit_refuses_a_model_without_biases():
   ("qwen2.5-0.5b", {}), ("mixtral-8x7b", {}), ("mixtral-8x7b", {"expert_capacity": 8.0}),
 ])  # fmt: skip
 def test_merged_equals_unmerged_with_every_mechanism(method, family, changes):
-  targets = {"lora": "(targets=.*(query|down))"}.get(method, "")
+  targets = {"lora": "(targets=.*(query|down))", "dora": "(targets=.*(query|up|down))"}.get(method, "")
   model = shrunk(family, vocab_size=0, dropout_rate=0.0, **changes)
   run = make_run("causal", model=model, peft=method + targets)
   peft, model, batch = run.program.spec.peft, run.program.spec.model, run.loader.batch(0)["inputs"]

@@ -1,0 +1,41 @@
+"""DoRA (Liu et al. 2024): LoRA on a kernel's direction and a learned magnitude per output, W' = m (W + s A B) / |W + s A B|.
+
+The norm is over inputs. As in section 4.3 of the paper, and in the peft library, no gradient passes through it.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from lm.peft.lora import Lora
+from lm.peft.peft import at_places
+
+SMALLEST = 1e-30  # norm by which a column of zeros is divided
+
+
+@dataclasses.dataclass(frozen=True)
+class Dora(Lora):
+  """LoRA whose kernels have a magnitude of their own, `.../lora/<adapter>/magnitude` [..., 1, outputs]. Biases stay."""
+
+  def start(self, kernel, rng):
+    leaves = super().start(kernel, rng)
+    magnitude = _norms(self.changed(kernel, {name: leaf for name, (leaf, _) in leaves.items()}))
+    return leaves | {"magnitude": (magnitude, (None, "mlp"))}
+
+  def tune(self, y, leaves, args, module):
+    product = self.product(leaves, args, module)
+    norms = jax.lax.stop_gradient(_norms(super().changed(module.get_variable("params", "kernel"), leaves)))
+    factor = at_places(leaves["magnitude"] / norms, product, args)
+    bias = module.get_variable("params", "bias", jnp.zeros(())).astype(y.dtype).reshape((1,) * (product.ndim - 1) + (-1,))
+    return ((y.reshape(product.shape) - bias + product) * factor + bias).reshape(y.shape)
+
+  def changed(self, kernel, leaves):
+    """A kernel of any dims with direction and magnitude: [..., inputs, outputs]."""
+    directed = super().changed(kernel, leaves)
+    return directed * (leaves["magnitude"] / _norms(directed)) if "magnitude" in leaves else directed
+
+
+def _norms(kernel: jax.Array) -> jax.Array:
+  """[..., inputs, outputs] -> [..., 1, outputs]."""
+  return jnp.maximum(jnp.linalg.norm(kernel, axis=-2, keepdims=True), SMALLEST)
