@@ -19,7 +19,7 @@ from lm.models.model import Model
 from lm.optim.optimizer import Optimizer
 from lm.peft.peft import Peft
 from lm.shapes import INPUTS, Batch
-from lm.state import TrainState
+from lm.state import NEVER, TrainState
 from lm.step import init_loss_scale, make_eval_step, make_train_step
 from lm.tasks.objective import Objective
 
@@ -47,13 +47,10 @@ class Program:
     boxed = jax.eval_shape(self._init_params, rng, {})
     self.axes = sharding.logical_axes(boxed)
     self.places = sharding.places(boxed, spec.mesh, spec.sharding)
-    trains = {name: spec.peft.trainable(name) for name in self.axes}
-    self.trainable = {name: bool(np.any(value)) for name, value in trains.items()}
-    self._layer_masks = {
-      name: np.asarray(value, np.float32) for name, value in trains.items() if np.ndim(value) and not np.all(value)
-    }
+    self.trainable = {name: spec.peft.trainable(name) for name in self.axes}
     if not any(self.trainable.values()):
       raise ValueError(f"config.peft={spec.peft}: no parameter trains")
+    self._starts = self._find_starts()
     self._optimizer = spec.optimizer.make(spec.total_steps, self.axes)
     self.abstract = jax.eval_shape(self._init_state, rng, {})
     by_name = {name: place.sharding for name, place in self.places.items()}
@@ -62,9 +59,11 @@ class Program:
 
   @property
   def num_params(self) -> dict[str, int]:
-    """Scalars in all parameters and in those that train."""
-    trainable = tree.count(self.abstract.params)
-    return {"total": trainable + tree.count(self.abstract.frozen), "trainable": trainable}
+    """Scalars in all parameters, and in those that train, frozen layers of a leaf left out."""
+    flat = tree.flatten(self.abstract.params)
+    share = lambda name: np.mean(self._starts[name] < NEVER) if name in self._starts else 1.0
+    trainable = sum(round(leaf.size * share(name)) for name, leaf in flat.items())
+    return {"total": tree.count(self.abstract.params) + tree.count(self.abstract.frozen), "trainable": trainable}
 
   def flops_per_token(self, seq_len: int) -> float:
     """Of the train step, by `metrics.flops_per_token`; of experts, those that a token is sent to count."""
@@ -124,7 +123,7 @@ class Program:
     """The compiled train step of a batch's shape."""
     spec = self.spec
     place = lambda params: jax.lax.with_sharding_constraint(params, self._shardings.params)
-    step = make_train_step(spec.objective, self._optimizer, spec.peft, self._layer_masks, spec.accumulation, place)
+    step = make_train_step(spec.objective, self._optimizer, spec.peft, self._starts, spec.accumulation, place)
 
     def counted(state: TrainState, batch: Batch, rng: jax.Array) -> tuple[TrainState, dict[str, Any]]:
       new, metrics = step(state, batch, rng)
@@ -152,6 +151,17 @@ class Program:
   def _abstract(self, batch: Batch) -> Batch:
     place = sharding.batch_sharding(self.spec.mesh)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), dict(batch))
+
+  def _find_starts(self) -> dict[str, np.ndarray]:
+    """The step from which parameters train, of those for which it is not the first for all layers."""
+    num_layers = self.spec.model.cfg.num_layers
+    found = {name: self.spec.peft.starts(name, num_layers) for name, trains in self.trainable.items() if trains}
+    starts = {name: np.asarray(start, np.int32) for name, start in found.items()}
+    if (first := min(start.min() for start in starts.values())) > 0:
+      raise ValueError(f"config.peft={self.spec.peft}: no parameter trains before step {first:,}")
+    for name, start in starts.items():
+      assert start.shape in ((), (num_layers,) if self.axes[name][0] == "layers" else ()), (name, start.shape)
+    return {name: start for name, start in starts.items() if start.any()}
 
   def _init_params(self, rng: jax.Array, base: dict[str, Any]) -> dict:
     boxed = tree.flatten(self.spec.model.init(rng))

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 # A batch is {"inputs": {...}, <task key>: {...}, ...}. `inputs` is what the model reads, the others are one task's labels
 # and weights. Rows of other tasks are zero everywhere, and a zero weight means "not counted".
 #   inputs/tokens       [B, T] int32
@@ -65,6 +67,19 @@ def kernel_dims(axes: Sequence[str | None]) -> tuple[tuple[int, ...], tuple[int,
   if axes[rest[-1]] == "embed":
     return stacked, tuple(rest[:-1]), (rest[-1],)
   raise AssertionError(f"a kernel has 'embed' on one side, got {axes}")
+
+
+def depth(name: str, num_layers: int) -> np.ndarray:
+  """How far below the top a model's parameter stands.
+
+  Heads and the norm before them have 0, layer l of a stacked leaf L - l, as a vector [L], what the blocks read L + 1.
+
+  >>> depth("backbone/blocks/ffn/up/kernel", 3).tolist()
+  [3, 2, 1]
+  """
+  if name.startswith("backbone/blocks/"):
+    return np.arange(num_layers, 0, -1)
+  return np.asarray(0 if name.startswith(("head_", "backbone/final_norm/")) else num_layers + 1)
 
 
 def split_dims(

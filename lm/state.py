@@ -4,6 +4,10 @@ from typing import Any
 
 import flax.struct
 import jax
+import numpy as np
+
+# The step from which something trains that never does.
+NEVER = np.iinfo(np.int32).max
 
 
 class TrainState(flax.struct.PyTreeNode):

@@ -4,16 +4,18 @@ Gradients add: every micro-batch differentiates coefficient * sum / denominator 
 batch, so accumulation changes nothing but the order of additions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from lm import tree
 from lm.shapes import Batch
-from lm.state import TrainState
+from lm.state import NEVER, TrainState
 
 Metrics = dict[str, Any]
 
@@ -43,20 +45,24 @@ def make_train_step(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   tuner: Tuner,
-  layer_masks: dict,
+  starts: Mapping[str, np.ndarray],
   accumulation: int,
   place: Callable[[dict], dict] = lambda params: params,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
   """Builds step(state, batch, rng) -> (state, metrics).
 
   Args:
-    layer_masks: name -> [L] fp32 vector for stacked leaves of which only some layers train.
+    starts: name -> the step from which a parameter trains, int32, of a stacked leaf one for each layer [L] or one for all;
+      one without trains from the first step on. NEVER for layers that do not.
     accumulation: micro-batches per step; divides the batch's rows.
     place: puts parameters on their shardings, and so, being linear, their gradient: each micro-batch's is scattered.
 
-  The step's metrics are {"sums": {name: sum}, "weights": {name: denominator}, "loss": total, "grad_norm": global norm,
-  "loss_scale": the state's}. With a loss scale, a step whose gradient overflows changes nothing but the scale.
+  The step's metrics are {"sums": {name: sum}, "weights": {name: denominator}, "loss": total, "grad_norm": global norm of
+  what trains at this step, "loss_scale": the state's}. With a loss scale, a step whose gradient overflows changes nothing but
+  the scale.
   """
+
+  optimizer = optax.with_extra_args_support(optimizer)
 
   def train_step(state: TrainState, batch: Batch, rng: jax.Array) -> tuple[TrainState, Metrics]:
     rng = jax.random.fold_in(rng, state.step)
@@ -71,15 +77,16 @@ def make_train_step(
       return scale * sum(terms), sums
 
     (total, sums), grads = _accumulate(jax.value_and_grad(loss, has_aux=True), state.params, batch, accumulation)
-    grads = _mask_layers(jax.tree.map(lambda x: x / scale, grads), layer_masks)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params: Any = optax.apply_updates(state.params, _mask_layers(updates, layer_masks))
-    params, peft_state = tuner.after_update(params, grads, state.peft_state, state.step)
-    grad_norm = optax.tree.norm(grads)
+    grads = _select({name: start < NEVER for name, start in starts.items()}, jax.tree.map(lambda x: x / scale, grads))
+    started = {name: state.step >= start for name, start in starts.items()}
+    counted = _select(started, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, counted=counted)
+    params: Any = _select(started, optax.apply_updates(state.params, updates), state.params)
+    params, peft_state = tuner.after_update(params, counted, state.peft_state, state.step)
     new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, peft_state=peft_state)
     if state.loss_scale:
-      new = _skip_overflow(state, new, jnp.isfinite(grad_norm))
-    metrics = {"sums": sums, "weights": weights, "loss": total / scale, "grad_norm": grad_norm}
+      new = _skip_overflow(state, new, jnp.isfinite(optax.tree.norm(grads)))
+    metrics = {"sums": sums, "weights": weights, "loss": total / scale, "grad_norm": optax.tree.norm(counted)}
     return new, metrics | {"loss_scale": new.loss_scale}
 
   return train_step
@@ -130,8 +137,19 @@ def _skip_overflow(old: TrainState, new: TrainState, finite: jax.Array) -> Train
   return kept.replace(step=new.step, loss_scale=loss_scale)
 
 
-def _mask_layers(values: Any, layer_masks: dict) -> Any:
-  if not layer_masks:
+def _select(chosen: Mapping[str, ArrayLike], values: Any, others: Any = None) -> Any:
+  """values where chosen says so, by name a scalar or one for each layer; elsewhere those of others, without them zeros.
+
+  A choice, not a product: what is left out may be nan, and a parameter keeps all of its bits.
+  """
+  if not chosen:
     return values
-  scale = lambda name, x: x * layer_masks[name].reshape(-1, *[1] * (x.ndim - 1)) if name in layer_masks else x
-  return tree.map_named(scale, values)
+  rest = tree.flatten(others or {})
+
+  def select(name: str, x: jax.Array) -> jax.Array:
+    if name not in chosen:
+      return x
+    keep = jnp.asarray(chosen[name])
+    return jnp.where(keep.reshape(*keep.shape, *[1] * (x.ndim - keep.ndim)), x, rest.get(name, jnp.zeros_like(x)))
+
+  return tree.map_named(select, values)

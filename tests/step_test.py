@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from lm import step, train, tree
-from lm.state import TrainState
+from lm.optim.sgd import Sgd
+from lm.state import NEVER, TrainState
 from tests.conftest import make_run
 
 
@@ -72,14 +73,17 @@ class Toy:
     return params, state
 
 
-def toy_steps(count=1, accumulation=1, optimizer=None, layer_masks=None, scale=None, **settings):
+def toy_steps(count=1, accumulation=1, optimizer=None, starts=None, kernel=None, scale=None, **settings):
   """State and metrics after some steps on one batch of 8 rows."""
   rng, toy, optimizer = np.random.default_rng(0), Toy(**settings), optimizer or optax.sgd(0.1)
   batch = {"toy": {"x": rng.normal(size=(8, 3)).astype("f4"), "weights": np.arange(8, dtype="f4")}}
   params = {"kernel": jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)}
+  if kernel is not None:
+    params = {"kernel": jnp.broadcast_to(jnp.float32(kernel), (2, 3))}
   loss_scale = step.init_loss_scale("float16") | {"scale": jnp.float32(scale)} if scale else {}
   state = TrainState(jnp.int32(0), params, {}, optimizer.init(params), {}, loss_scale)
-  compute = jax.jit(step.make_train_step(toy, optimizer, toy, layer_masks or {}, accumulation))
+  compute = jax.jit(step.make_train_step(toy, optimizer, toy, starts or {}, accumulation))
+  metrics = {}
   for _ in range(count):
     state, metrics = compute(state, batch, jax.random.key(0))
   return jax.device_get((state, metrics))
@@ -102,9 +106,49 @@ def test_noise_is_new_in_every_step():
 def test_a_layer_that_does_not_train_neither_moves_nor_decays():
   optimizer = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1))
   before, _ = toy_steps(optimizer=optax.sgd(0.0))
-  after, _ = toy_steps(2, optimizer=optimizer, layer_masks={"kernel": np.array([1.0, 0.0], np.float32)})
+  after, _ = toy_steps(2, optimizer=optimizer, starts={"kernel": np.array([0, NEVER])})
   moved = (before.params["kernel"] != after.params["kernel"]).any(axis=1)
   assert moved.tolist() == [True, False]
+
+
+def test_a_layer_trains_from_its_step_on():
+  kernels = [toy_steps(count, starts={"kernel": np.array([2, 1])})[0].params["kernel"] for count in (0, 1, 2, 3)]
+  moved = [(after != before).any(axis=1).tolist() for before, after in zip(kernels[:-1], kernels[1:], strict=True)]
+  assert moved == [[False, False], [False, True], [True, True]]
+
+
+def test_what_does_not_train_yet_is_not_part_of_the_norm_that_clips():
+  settings = {"learning_rate": 1.0, "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 1, "momentum": 0.0}
+  clipped = Sgd(clip_norm=0.1, **settings).make(10, {})
+  before, _ = toy_steps(0, optimizer=clipped)
+  _, alone = toy_steps(1, starts={"kernel": np.array([0, NEVER])})
+  for start in (NEVER, 1):
+    after, metrics = toy_steps(1, optimizer=clipped, starts={"kernel": np.array([0, start])})
+    assert metrics["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-6)
+    assert np.linalg.norm(after.params["kernel"] - before.params["kernel"]) == pytest.approx(0.1, rel=1e-4)
+
+
+def test_moments_of_a_layer_follow_while_it_waits_but_not_of_one_that_never_trains():
+  moments = [
+    toy_steps(1, optimizer=optax.sgd(0.1, 0.9), starts={"kernel": np.array([0, start])})[0].opt_state[0].trace["kernel"]
+    for start in (0, 1, NEVER)
+  ]
+  np.testing.assert_array_equal(moments[1], moments[0])
+  assert moments[2][0].any() and not moments[2][1].any()
+
+
+def test_a_frozen_layer_is_kept_bit_by_bit_whatever_its_update_is():
+  update = lambda updates, params: jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), updates)
+  after, _ = toy_steps(1, optimizer=optax.stateless(update), starts={"kernel": np.array([0, NEVER])}, kernel=-0.0)
+  assert np.isnan(after.params["kernel"][0]).all()
+  assert np.signbit(after.params["kernel"][1]).all()
+
+
+def test_an_overflow_in_a_layer_that_waits_skips_the_step():
+  grow = {"scale": 1e37, "starts": {"kernel": np.array([0, 1])}}
+  after, metrics = toy_steps(1, optimizer=optax.sgd(0.1, 0.9), kernel=np.array([[0.0], [1e3]]) * np.ones((2, 3)), **grow)
+  assert after.loss_scale["skipped"] == 1
+  assert np.isfinite(metrics["grad_norm"])
 
 
 def test_the_scale_doubles_after_enough_good_steps(monkeypatch):

@@ -62,11 +62,22 @@ class Optimizer:
   def make(self, total_steps: int, axes: Axes) -> optax.GradientTransformation:
     """The optax chain. axes: logical axis names by parameter name."""
     rule = self.rule(self.make_schedule(total_steps), axes)
-    return optax.chain(optax.clip_by_global_norm(self.clip_norm), rule) if self.clip_norm else rule
+    return optax.chain(_clip(self.clip_norm), rule) if self.clip_norm else rule
 
   def rule(self, schedule: optax.Schedule, axes: Axes) -> optax.GradientTransformation:
     """The update rule, learning rate and weight decay applied."""
     raise NotImplementedError
+
+
+def _clip(limit: float) -> optax.GradientTransformationExtraArgs:
+  """Scales the gradient so that its norm is at most `limit`: the norm of `counted` where that part of it is given."""
+
+  def update(updates, state, params=None, *, counted=None, **extra):
+    del params, extra
+    norm = optax.tree.norm(updates if counted is None else counted)
+    return jax.tree.map(lambda x: jnp.where(norm < limit, x, x / norm.astype(x.dtype) * limit), updates), state
+
+  return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def decayed(params: Any) -> Any:

@@ -27,9 +27,18 @@ class Peft:
     del rng
     return params
 
-  def trainable(self, name: str) -> bool | np.ndarray:
-    """Whether the parameter trains; for a stacked leaf possibly a boolean vector over its L layers."""
+  def trainable(self, name: str) -> bool:
+    """Whether the parameter trains, at least in part; one that does not has neither a gradient nor optimizer state."""
     raise NotImplementedError
+
+  def starts(self, name: str, num_layers: int) -> int | np.ndarray:
+    """The step from which a parameter that trains does so; of a stacked leaf possibly one for each layer, [L].
+
+    NEVER (lm.state) of a layer that is frozen: it stays as it is, bit by bit, and its gradient counts nowhere. One that waits
+    stays too; the optimizer's moments follow its gradient meanwhile, which is not part of the norm that clips.
+    """
+    del name, num_layers
+    return 0
 
   @property
   def intercept(self) -> Intercept | None:
