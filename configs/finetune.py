@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained model on a table of your own: one text or two per row, and a label.
+"""Fine-tune a pretrained model on a table of your own: one text or two per row, and a label or a number.
 
 python -m lm.main --config=configs/finetune.py --workdir=runs/reviews --config.init_from=runs/tiny_mlm \\
   --config.data.path=reviews.csv --config.data.text=review --config.data.label=stars --config.peft=lora
@@ -8,23 +8,33 @@ both are cut from the one file. It ends with the confusions, and errors.csv in t
 appendix A.3: 3 epochs, batches of 32, linear decay), but with a learning rate for models of a few million parameters, LoRA or
 all of them: on 800 made-up reviews (75 steps, two cores) 3e-3 reached 0.94 with LoRA, where 1e-3 stopped at 0.50. All
 parameters of a model of BERT's size want `--config.optimizer.learning_rate=5e-5`.
+
+A number instead of a label, as how alike two sentences are, by squared error; it ends with Pearson, Spearman and the largest
+errors. Scores of 0 to 5 are learned as they are:
+
+python -m lm.main --config=configs/finetune.py:regress --workdir=runs/alike --config.init_from=runs/tiny_mlm \\
+  --config.data.path=pairs.csv --config.data.text=sentence1,sentence2 --config.data.label=score
 """
 
 from ml_collections import ConfigDict
 
+# What a row's label is, by argument: the task, and what its source has to know.
+KINDS = {
+  "": ("classify", dict(name="table", label="label")),
+  "regress": ("regress", dict(name="table", label="label", label_type="number")),
+}
+
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "" for classification."""
-  if arg:
-    raise ValueError(
-      f"configs/finetune.py:{arg}: accepted is '', classification of texts or pairs; of the tasks there are causal, mlm and"
-      " classify, others are not written yet"
-    )
+  """arg: "" for classification, regress for numbers."""
+  if arg not in KINDS:
+    raise ValueError(f"configs/finetune.py:{arg}: accepted are '' (classification of texts or pairs) and regress (a number)")
+  task, data = KINDS[arg]
   return ConfigDict(
     dict(
       init_from="runs/tiny_mlm",
-      task="classify",
-      data=dict(name="table", label="label"),
+      task=task,
+      data=data,
       optimizer=dict(name="adamw", learning_rate=3e-3, schedule="linear", warmup_steps="10%", weight_decay=0.01, b2=0.999),
       seq_len=128,
       length_buckets=(32, 64, 128),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,15 +233,8 @@ def _make_tasks(cfg: Config, architecture: TransformerConfig, tok: Tokenizer, so
 def _make_task(name: str, stream: Stream, source: Any, architecture: TransformerConfig, tok: Tokenizer, seq_len: int) -> Task:
   """The stream's task; a task with an empty label set gets that of the training split."""
   task: Task = plug.make("task", stream.task)
-  if hasattr(task, "labels"):
-    labels = getattr(source(name, "train"), "labels", ())
-    if len(labels) < 2:
-      given = [f"data.{option}={value!r}" for option, value in stream.data.options if option in ("path", "label")]
-      raise ConfigError(
-        f"stream {name!r}: task {stream.task.name!r} needs labelled examples of 2 classes or more; data {stream.data.name!r}"
-        f" with {' and '.join(given) or 'these settings'} has {f'only {labels[0]!r}' if labels else 'no labels (data.label)'}"
-      )
-    task = dataclasses.replace(task, labels=task.labels or tuple(labels))
+  if task.targets:
+    task = _with_targets(name, stream, task, getattr(source(name, "train"), task.targets, ()))
   pairs = getattr(source(name, "train"), "pairs", False)
   if getattr(task, "pair", False) and not pairs or pairs and not hasattr(task, "pair"):
     number = lambda two: "two texts" if two else "one text"
@@ -261,6 +254,27 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
       f" this one is {kinds[architecture.causal]}"
     )
   return task
+
+
+# What a task needs of its source, by `Task.targets`: in words, how many, and the settings that give them.
+TARGETS = {
+  "labels": ("labelled examples of 2 classes or more", 2, "data.label"),
+  "numbers": ("examples labelled with numbers", 1, "data.label with data.label_type=number"),
+}
+
+
+def _with_targets(name: str, stream: Stream, task: Task, found: Sequence[Any]) -> Task:
+  """The task with the set of targets that the training split has, where it holds one and the config gives none."""
+  wanted, least, settings = TARGETS[task.targets]
+  if len(found) < least:
+    given = [f"data.{option}={value!r}" for option, value in stream.data.options if option in ("path", "label")]
+    has = f"only {found[0]!r}" if found else f"no {task.targets} ({settings})"
+    raise ConfigError(
+      f"stream {name!r}: task {stream.task.name!r} needs {wanted}; data {stream.data.name!r} with"
+      f" {' and '.join(given) or 'these settings'} has {has}"
+    )
+  held = getattr(task, task.targets, None)
+  return task if held is None else dataclasses.replace(task, **{task.targets: held or tuple(found)})
 
 
 def _task_keys(tasks: dict[str, Task]) -> dict[str, str]:

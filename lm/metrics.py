@@ -43,8 +43,8 @@ class Streams:
 
 
 def is_better(name: str, value: float, than: float) -> bool:
-  """Whether a metric's value beats another: lower for losses, perplexity and bits, higher for everything else."""
-  lower = name.rsplit("/", 1)[-1] in ("loss", "perplexity", "bits_per_byte")
+  """Whether a metric's value beats another: lower for losses, errors, perplexity and bits, higher for everything else."""
+  lower = name.rsplit("/", 1)[-1] in ("loss", "mse", "perplexity", "bits_per_byte")
   return value < than if lower else value > than
 
 
@@ -64,6 +64,27 @@ def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> flo
   total = confusion.sum(0) + confusion.sum(1)
   present = total > 0
   return float(np.mean(2 * hits[present] / total[present])) if present.any() else 0.0
+
+
+def pearson(x: ArrayLike, y: ArrayLike) -> float:
+  """Correlation of two series, -1 to 1; 0 where one of them is the same everywhere, which leaves it undefined."""
+  x, y = (np.asarray(series, np.float64) for series in (x, y))
+  if len(x) == 0 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    return 0.0
+  x, y = x - x.mean(), y - y.mean()
+  return float(np.clip(np.sum(x * y) / np.sqrt(np.sum(x**2) * np.sum(y**2)), -1, 1))
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+  """`pearson` of the ranks; equal values share the mean of theirs (Spearman 1904)."""
+  return pearson(ranks(x), ranks(y))
+
+
+def ranks(values: ArrayLike) -> np.ndarray:
+  """Ranks from 1, of equal values the mean: [7, 3, 7] -> [2.5, 1, 2.5]."""
+  _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+  last = np.cumsum(counts)
+  return (last - (counts - 1) / 2)[place]
 
 
 def flops_per_token(active: float, trainable: float, num_layers: int, attention_dim: int, seq_len: int) -> float:

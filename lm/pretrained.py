@@ -24,6 +24,7 @@ from lm.peft.lora import Lora
 from lm.tasks.classify import Classify
 from lm.tasks.forward import pool
 from lm.tasks.task import Task
+from lm.tasks.text_rows import TextRows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,13 +42,13 @@ class Pretrained:
 
   @property
   def labels(self) -> tuple[str, ...]:
-    """Of its classifier, in the order of its outputs; () without one."""
+    """Of its classifier, in the order of its outputs; () without one, or where its output is a number."""
     return next((task.labels for task in self.tasks.values() if isinstance(task, Classify)), ())
 
   @property
   def pooling(self) -> str:
     """What the classifier reads of the hidden states, "" as the model does."""
-    return next((task.pooling for task in self.tasks.values() if isinstance(task, Classify)), "")
+    return next((task.pooling for task in self.tasks.values() if isinstance(task, TextRows)), "")
 
   @property
   def kind(self) -> str:
@@ -66,7 +67,8 @@ class Pretrained:
     described = settings.write(family, cfg) | {"architectures": [family.classes[kind]], **self.token_ids}
     if kind != "classifier":
       return described
-    names = dict(enumerate(self.labels))
+    names = dict(enumerate(self.labels or ("LABEL_0",)))
+    described |= {} if self.labels else {"problem_type": "regression"}
     described |= {"id2label": {str(i): name for i, name in names.items()}, "label2id": {name: i for i, name in names.items()}}
     return described | settings.write_pooling(family, cfg.causal, self.pooling)
 

@@ -19,6 +19,9 @@ SHOWN = {
   "loss": "loss (nats per {per})",
   "accuracy": "accuracy (share of {per}s)",
   "macro_f1": "macro F1",
+  "pearson": "Pearson correlation",
+  "spearman": "Spearman correlation",
+  "mse": "mean squared error",
 }
 SMALL = {"learning_rate": "learning rate", "tokens_per_sec": "tokens/s"}
 COLORS = ("#1f77b4", "#d95f02", "#2a9d5c", "#7b5ea7", "#c2185b", "#8c6d31", "#17899b", "#555555")
@@ -206,7 +209,7 @@ def _draw_baselines(axis: Any, curves: Curves, members: list[str]) -> None:
 
 def _measured(curves: Curves) -> tuple[str, ...]:
   """The evaluation metrics of a run that are shown, in the order of SHOWN, validation before test."""
-  names = [name for name in curves if name.startswith("eval/") and _kind(name)]
+  names = [name for name in curves if name.startswith("eval/") and _kind(name) and not _squared(name, curves)]
   return tuple(sorted(names, key=lambda name: (list(SHOWN).index(_kind(name)), _split(name) == "test", name)))
 
 
@@ -245,8 +248,13 @@ def _per(name: str, curves: Curves) -> str:
   return "example" if _stream(name) in classified else "token"
 
 
+def _squared(name: str, curves: Curves) -> bool:
+  """Whether a loss is a squared error: the same stream has an mse, which says the same of evaluations."""
+  return _kind(name) == "loss" and _stream(name) in {_stream(other) for other in curves if _kind(other) == "mse"}
+
+
 def _axis_label(name: str, curves: Curves) -> str:
-  return SHOWN[_kind(name)].format(per=_per(name, curves))
+  return SHOWN["mse" if _squared(name, curves) else _kind(name)].format(per=_per(name, curves))
 
 
 def _variant(run: str) -> str:

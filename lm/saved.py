@@ -24,8 +24,8 @@ from lm.tasks.task import Task
 
 # What a tokenizer of a Hugging Face directory is read from.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *hf_tokenizer.SENTENCEPIECE, hf_tokenizer.SHIFTED)
-# The task that reads a head of a Hugging Face checkpoint, by the head's kind.
-TASKS = {"lm": "causal", "mlm": "mlm", "classifier": "classify"}
+# The task that reads a head of a Hugging Face checkpoint, by the head's kind; a classifier's is classify or regress.
+TASKS = {"lm": "causal", "mlm": "mlm"}
 
 
 def find(path_or_id: str, setting: str) -> Path:
@@ -200,6 +200,7 @@ def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
     kept = checkpoint.read_progress(folder / str(checkpoint.choose(folder, which)))["tasks"]
     return {key: plug.make("task", parse_plug(f"{path}: task", value)) for key, value in kept.items()}
   found = scan(path)
-  options = {"labels": weights.labels(found), "pooling": settings.read_pooling(found.family, found.settings)}
-  plugs = {TASKS[kind]: tuple(options.items()) if kind == "classifier" else () for kind in weights.head_kinds(found.model)}
-  return {name: plug.make("task", Plug(name, given)) for name, given in plugs.items()}
+  labels, pooling = weights.labels(found), ("pooling", settings.read_pooling(found.family, found.settings))
+  reads = Plug("classify", (pooling, ("labels", labels))) if labels else Plug("regress", (pooling,))
+  plugs = [reads if kind == "classifier" else Plug(TASKS[kind]) for kind in weights.head_kinds(found.model)]
+  return {plugin.name: plug.make("task", plugin) for plugin in plugs}

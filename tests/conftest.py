@@ -18,6 +18,8 @@ TEXTS = tuple(f"The {noun} {verb} number {i}.\n  It returns {i * 7} and {noun}s.
   [("module", "reads"), ("list", "sorts"), ("file", "opens with"), ("parser", "accepts"), ("queue", "holds")] * 8
 ))  # fmt: skip
 LABELS = tuple(text.split()[1] for text in TEXTS)
+# What the memory source gives tasks to learn beside TEXTS.
+TARGETS = {"classify": {"text_labels": LABELS}, "regress": {"text_labels": tuple(str(len(label) / 2) for label in LABELS)}}
 SIZES = {"num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64, "max_len": 128}
 # The first preset of every family file, and those for study.
 _BY_FILE = {plug.describe("model", name): name for name in reversed(plug.names("model"))}
@@ -83,7 +85,7 @@ OPTIONS = {
 def make_config(kind="causal", **settings) -> config.Config:
   """A run of two layers on a few sentences with the bytes tokenizer."""
   preset = "gpt2-tiny" if plug.find("task", kind).causal else "bert-tiny"
-  data = {"name": "memory", "texts": TEXTS} | ({"text_labels": LABELS} if kind == "classify" else {})
+  data = {"name": "memory", "texts": TEXTS} | TARGETS.get(kind, {})
   values = {
     "task": {"name": kind, **OPTIONS.get(kind, {})},
     "data": data,

@@ -1,5 +1,8 @@
 """Metrics by hand: which classes macro F1 counts, and which way of a metric is better."""
 
+import warnings
+
+import numpy as np
 import pytest
 
 from lm import metrics
@@ -18,9 +21,32 @@ def test_macro_f1_counts_classes_that_are_present_or_predicted():
     ("eval/a/bits_per_byte", 1, 2),
     ("eval/a/accuracy", 2, 1),
     ("macro_f1", 2, 1),
+    ("eval/a/mse", 1, 2),
+    ("eval/a/pearson", 2, 1),
   ],
 )
 def test_losses_are_better_when_lower_and_scores_when_higher(name, better, worse):
   assert metrics.is_better(name, better, worse)
   assert not metrics.is_better(name, worse, better)
   assert not metrics.is_better(name, worse, worse)
+
+
+@pytest.mark.parametrize("ties", [1, 3, 1000])
+def test_correlations_are_those_of_scipy_with_and_without_ties(ties):
+  from scipy import stats
+
+  rng = np.random.default_rng(ties)
+  for count in (2, 3, 10, 200):
+    x = rng.integers(0, ties * 3, count) / 7
+    y = np.round(x + rng.normal(size=count), 1 if ties < 1000 else 9)
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # scipy's of series that are the same everywhere
+      expected = [np.nan_to_num(found(x, y).statistic) for found in (stats.pearsonr, stats.spearmanr)]
+    np.testing.assert_allclose([metrics.pearson(x, y), metrics.spearman(x, y)], expected, atol=1e-12)
+    np.testing.assert_array_equal(metrics.ranks(x), stats.rankdata(x))
+
+
+def test_a_correlation_with_a_constant_is_zero_and_any_line_is_one():
+  assert metrics.pearson([1, 1, 1], [1, 2, 3]) == metrics.spearman([1, 2, 3], [4, 4, 4]) == metrics.pearson([], []) == 0
+  assert metrics.pearson([1, 2, 4], [5, 7, 11]) == pytest.approx(1)
+  assert metrics.spearman([1, 2, 4], [5, -7, -11]) == pytest.approx(-1)

@@ -9,7 +9,7 @@ import pytest
 import lm
 from lm import build, saved, train, tree
 from lm.config import ConfigError
-from lm.interop import load_pretrained, weights
+from lm.interop import load_pretrained, save_pretrained, weights
 from tests.conftest import LABELS, TEXTS, make_config, make_run
 from tests.interop.directories import GOLDEN, change, make
 
@@ -134,3 +134,19 @@ def test_a_classifier_of_several_labels_at_once_is_refused(tmp_path):
   folder = change(tmp_path / "x", "modernbert-mean", problem_type="multi_label_classification")
   with pytest.raises(ConfigError, match="problem_type='multi_label_classification'; accepted are classifiers"):
     saved.load_tasks(folder)
+
+
+def test_a_number_is_one_output_there_and_comes_back(folders, tmp_path):
+  run = start("regress", folders / "pooled", total_steps=1)
+  assert run.base.notice == "new: head_classify/out; left out: none"
+  train.train(run, tmp_path / "run")
+  ours = load_pretrained(tmp_path / "run")
+  written = save_pretrained(ours, tmp_path / "hf")
+  assert (written["problem_type"], written["id2label"]) == ("regression", {"0": "LABEL_0"})
+  theirs = load_pretrained(tmp_path / "hf")
+  assert {name: type(task).__name__ for name, task in theirs.tasks.items()} == {"regress": "Regress"}
+  tokens = np.arange(1, 9)[None]
+  np.testing.assert_allclose(ours.run(tokens)["logits"], theirs.run(tokens)["logits"], atol=1e-6)
+  assert theirs.run(tokens)["logits"].shape == (1, 1)
+  said = [lm.load(tmp_path / name).predict(["some text"]) for name in ("run", "hf")]
+  assert said[0] == [{"value": pytest.approx(said[1][0]["value"], abs=1e-6)}]

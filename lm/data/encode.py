@@ -33,6 +33,20 @@ MAX_WORKERS = 32
 EVERY = 10.0  # seconds between lines of progress, 0.5 on a terminal
 
 
+class BadExampleError(ConfigError):
+  """What is wrong with an example, by its number in its chunk."""
+
+  def __init__(self, number: int, reason: str):
+    super().__init__(number, reason)
+    self.number, self.reason = number, reason
+
+  def placed(self, source: Source, index: int) -> ConfigError:
+    """Says where in the source it is from."""
+    locate = getattr(source, "locate", lambda index: {"row": index})
+    place = " ".join(f"{name} {value}" for name, value in locate(index).items()).removeprefix("file ")
+    return ConfigError(f"data {type(source).__name__.lower()!r}: {place}: {self.reason}")
+
+
 def collect(sequences: Iterable[Mapping[str, Any]]) -> Columns:
   """Ragged columns (values, offsets) of sequences as `prepare` gives them.
 
@@ -53,14 +67,17 @@ def encode(source: Source, examples: range, tok: Tokenizer, task: Any, workers: 
   workers: processes; None is one per core that this process may use, at most MAX_WORKERS.
 
   Raises:
-    ConfigError: a worker died.
+    ConfigError: a worker died, or an example that the task refuses; it says where that is from.
   """
   progress, done, num_tokens = make_progress(type(source).__name__.lower(), len(examples)), 0, 0
-  for count, columns in _encode(source, examples, tok, task, workers):
-    yield columns
-    done += count
-    num_tokens += len(columns["tokens"][0]) if columns else 0
-    progress(done, num_tokens)
+  try:
+    for count, columns in _encode(source, examples, tok, task, workers):
+      yield columns
+      done += count
+      num_tokens += len(columns["tokens"][0]) if columns else 0
+      progress(done, num_tokens)
+  except BadExampleError as error:
+    raise error.placed(source, examples[done + error.number]) from error
 
 
 def _encode(source: Source, examples: range, tok: Tokenizer, task: Any, workers: int | None) -> Iterator[tuple[int, Columns]]:
@@ -123,7 +140,15 @@ def _work(chunk: list[dict[str, Any]]) -> Columns:
 
 
 def _collect(chunk: list[dict[str, Any]], tok: Tokenizer, task: Any) -> Columns:
-  return collect(sequence for example in chunk for sequence in task.prepare(example, tok))
+  return collect(_prepared(chunk, tok, task))
+
+
+def _prepared(chunk: list[dict[str, Any]], tok: Tokenizer, task: Any) -> Iterator[Mapping[str, Any]]:
+  for number, example in enumerate(chunk):
+    try:
+      yield from task.prepare(example, tok)
+    except ConfigError as error:
+      raise BadExampleError(number, str(error)) from error
 
 
 def make_progress(name: str, total: int, clock: Callable[[], float] = time.monotonic) -> Callable[[int, int], None]:

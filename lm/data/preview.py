@@ -28,13 +28,12 @@ def preview(stream: StreamData, seq_len: int, source: Source | Any) -> str:
 def _examples(rows: Rows) -> list[str]:
   count = min(NUM_EXAMPLES, rows.plan.num_rows)
   arrays = rows.read(np.arange(count), np.zeros(count, np.int64), rows.seq_len)
-  labels = getattr(rows.stream.task, "labels", ())
   lines = []
   for row in range(count):
     ids = arrays["tokens"][row][arrays["segment_ids"][row] > 0]
     pieces = [rows.stream.tok.piece(int(i)) for i in ids]
     if len(pieces) > FIRST + LAST:
       pieces = [*pieces[:FIRST], "...", *pieces[-LAST:], f"({len(pieces)} tokens)"]
-    label = f"{labels[arrays['label'][row]]}: " if labels else ""
-    lines.append(f"  {label}{' '.join(pieces)}")
+    target = rows.stream.task.show_target({name: values[row] for name, values in arrays.items()})
+    lines.append(f"  {target}{': ' if target else ''}{' '.join(pieces)}")
   return lines

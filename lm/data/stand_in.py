@@ -34,6 +34,7 @@ class StandInSource:
 
   pairs: bool
   labels: tuple[str, ...] = LABELS
+  numbers: tuple[float, ...] = (0.0, 1.0)
 
   @classmethod
   def of(cls, data: Plug) -> "StandInSource":

@@ -183,7 +183,7 @@ def model_name(family: Family, name: str) -> str:
 
 
 def labels(checkpoint: Checkpoint) -> tuple[str, ...]:
-  """The classifier's labels in the order of its outputs, () without a classifier.
+  """The classifier's labels in the order of its outputs, () without a classifier, or where its one output is a number.
 
   Raises:
     ConfigError: id2label that does not fit the outputs.
@@ -192,10 +192,12 @@ def labels(checkpoint: Checkpoint) -> tuple[str, ...]:
   if spec is None or not spec.num_outputs:
     return ()
   problem = checkpoint.settings.get("problem_type")
+  if spec.num_outputs == 1 and problem in (None, "regression"):
+    return ()
   if problem not in (None, "single_label_classification") or spec.num_outputs == 1:
     raise ConfigError(
       f"{checkpoint.directory}: its head gives {spec.num_outputs} outputs of problem_type={problem!r}; accepted are classifiers"
-      " of one label among several"
+      " of one label among several, and regression with one output"
     )
   usual = {str(i): f"LABEL_{i}" for i in range(spec.num_outputs)}
   given = checkpoint.settings.get("id2label") or usual

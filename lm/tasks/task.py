@@ -38,6 +38,9 @@ class Task:
   needs_mask: ClassVar[bool] = False
   # Names of the settings that `prepare` reads: they decide whether a stored corpus can be used again.
   prepare_fields: ClassVar[tuple[str, ...]] = ()
+  # What a source calls the set of what is learned, of which its training split must have some: labels, numbers or tags.
+  # A field of that name takes it where the config leaves it empty. "" learns from texts alone.
+  targets: ClassVar[str] = ""
   # Weight of each loss sum in the total; sums without one are metrics only.
   coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
   # Evaluators of a run that names none, as (name, split).
@@ -85,6 +88,11 @@ class Task:
     width: the number of predicted positions P that fits every row of the plan (T where `target_counts` gives None).
     """
     raise NotImplementedError
+
+  def show_target(self, row: Arrays) -> str:
+    """What one corrupted row is to be answered with, for people; "" where its text says it."""
+    del row
+    return ""
 
   def denominators(self, batch: Arrays) -> "dict[str, jax.Array]":
     """What each sum of `loss` is divided by, from the whole global batch."""

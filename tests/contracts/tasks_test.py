@@ -13,7 +13,7 @@ from lm.shapes import INPUTS
 from tests.conftest import FAMILIES, TINY, make_config, make_run, shrunk
 
 # The others change what is on the host alone, so one family of each kind tells.
-OWN_LOSS = ("causal", "mlm", "classify")
+OWN_LOSS = ("causal", "mlm", "classify", "regress")
 PAIRS = [
   (task, family)
   for task in plug.names("task")
@@ -21,7 +21,7 @@ PAIRS = [
   if plug.find("task", task).causal in (None, plug.preset(family).causal)
 ]
 COVER = {(task, "gpt2-tiny") for task in ("causal", "classify", "prefix_lm", "span_corruption", "ul2", "fim")} | {
-  (task, "bert-tiny") for task in ("mlm", "classify", "sentence_pair")
+  (task, "bert-tiny") for task in ("mlm", "classify", "sentence_pair", "regress")
 }
 CASES = [pytest.param(*pair, marks=[] if pair in COVER else pytest.mark.slow) for pair in PAIRS]
 
@@ -69,9 +69,9 @@ LEARNED = [pytest.param(*pair, marks=[] if pair in COVER and pair[0] in OWN_LOSS
 @pytest.mark.parametrize(("task", "family"), LEARNED)
 def test_a_few_examples_are_learned_by_heart(task, family, tmp_path):
   from lm import train
-  from tests.conftest import LABELS, TEXTS
+  from tests.conftest import TARGETS, TEXTS
 
-  data = {"name": "memory", "texts": TEXTS[:8]} | ({"text_labels": LABELS[:8]} if task == "classify" else {})
+  data = {"name": "memory", "texts": TEXTS[:8]} | {name: values[:8] for name, values in TARGETS.get(task, {}).items()}
   settings = {"data": data, "total_steps": 120, "optimizer": {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 0.0}}
   run, _ = start(task, family, eval_every=120, **settings)
   metrics = train.train(run, tmp_path)["metrics"]

@@ -23,6 +23,14 @@ class Memory:
     """The label set."""
     return tuple(sorted(set(self.text_labels)))
 
+  @property
+  def numbers(self) -> tuple[float, ...]:
+    """The labels as numbers, each once; () if one is none."""
+    try:
+      return tuple(sorted({float(label) for label in self.text_labels}))
+    except ValueError:
+      return ()
+
   def __len__(self) -> int:
     return len(self.texts)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import re
 from collections import Counter
@@ -15,6 +16,7 @@ from lm.data.source import SPLITS, check_split
 
 BUCKETS = 10  # into which the hash of its text puts a row. One bucket is a held-out split, the others are train:
 HELD_OUT = {"validation": 2, "test": 7}
+LABEL_TYPES = ("class", "number")
 SHOWN = 10  # labels that `describe` counts
 FEW = 30  # held-out rows: with fewer, the accuracy of 0.8 has a standard error above 0.07
 
@@ -31,8 +33,9 @@ class Table:
   10, of 20 two, give or take 1.3. Two exceptions last until rows are added: a held-out text is in train where no text there
   has its label, and a split that would be empty has one text of train where each of its labels stays there without it.
 
-  Labels are text: 3 and 3.0 -> "3", True -> "true", without spaces around. A row is bad if its cells, its JSON or its
-  quotes are, if a text is empty or no text, or if it has no label.
+  Labels are text: 3 and 3.0 -> "3", True -> "true", without spaces around. With label_type="number" they are numbers, 3.8,
+  which decide no split. A row is bad if its cells, its JSON or its quotes are, if a text is empty or no text, or if it has no
+  label or, of numbers, none that is one and finite.
   """
 
   PATHS: ClassVar = ("path", "validation", "test")
@@ -43,6 +46,7 @@ class Table:
   test: str = ""  # a file of its own; unset is cut from path
   text: tuple[str, ...] = ("text",)  # column, or two for pairs
   label: str = ""  # column; unset reads no labels
+  label_type: str = "class"  # what labels are: class (task classify), or number (task regress)
   encoding: str = "utf-8-sig"  # UTF-8, with or without a byte-order mark
   delimiter: str = ""  # of csv and tsv; unset is a comma in csv and a tab in tsv, \t is a tab
   quoting: bool = True  # of csv and tsv; false takes quotes as text
@@ -58,6 +62,10 @@ class Table:
       raise ConfigError(f"data.text={self.text!r}: accepted are one column, or two for pairs, other than data.label")
     if self.on_bad_row not in BAD_ROWS:
       raise ConfigError(f"data.on_bad_row={self.on_bad_row!r}: accepted are {', '.join(BAD_ROWS)}")
+    if self.label_type not in LABEL_TYPES:
+      raise ConfigError(f"data.label_type={self.label_type!r}: accepted are {', '.join(LABEL_TYPES)}")
+    if self.label_type != "class" and not self.label:
+      raise ConfigError(f"data.label_type={self.label_type!r}: no effect; data.label names no column")
     if not any(file.suffix in DELIMITERS for file in self._files.values()):
       for name, default in (("delimiter", ""), ("quoting", True)):
         if getattr(self, name) != default:
@@ -65,9 +73,15 @@ class Table:
 
   @property
   def labels(self) -> tuple[str, ...]:
-    """The training split's labels, as numbers if all of them are; () without a label column."""
-    found = {label for _, label, _ in self._loaded.splits["train"]} - {""}
+    """The training split's labels, in the order of numbers if all of them are; () without a label column, or of numbers."""
+    found = {label for example in self._loaded.splits["train"] for label in self._classes(example)} - {""}
     return tuple(sorted(found, key=_label_order(found)))
+
+  @property
+  def numbers(self) -> tuple[float, ...]:
+    """The training split's labels that are numbers, with label_type="number", each once."""
+    found = {float(label) for _, label, _ in self._loaded.splits["train"]} if self.label_type == "number" else ()
+    return tuple(sorted(found))
 
   @property
   def pairs(self) -> bool:
@@ -77,9 +91,10 @@ class Table:
   def __len__(self) -> int:
     return len(self._loaded.splits[self.split])
 
-  def __getitem__(self, index: int) -> dict[str, str]:
+  def __getitem__(self, index: int) -> dict[str, Any]:
     texts, label, _ = self._loaded.splits[self.split][index]
-    return dict(zip(("text", "text_pair"), texts, strict=False)) | ({"label": label} if self.label else {})
+    value = float(label) if self.label_type == "number" else label
+    return dict(zip(("text", "text_pair"), texts, strict=False)) | ({"label": value} if self.label else {})
 
   def locate(self, index: int) -> dict[str, Any]:
     """The file of an example and its line there (its row, in parquet)."""
@@ -105,7 +120,10 @@ class Table:
     cut = [name for name in HELD_OUT if not getattr(self, name)]
     origin = f"; {' and '.join(cut)} cut from {self.path} by content" if cut else ""
     lines = [f"table {self.path}: {', '.join(f'{name} {len(rows):,}' for name, rows in splits.items())} rows{origin}"]
-    if self.label:
+    if self.label_type == "number":
+      values = [float(label) for _, label, _ in splits["train"]]
+      lines.append(f"  {self.label!r} in train: mean {sum(values) / len(values):.3g}, from {min(values):g} to {max(values):g}")
+    elif self.label:
       counts = Counter(label for _, label, _ in splits["train"]).most_common()
       more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
       shown = ", ".join(f"{label!r} {count:,}" for label, count in counts[:SHOWN])
@@ -124,10 +142,15 @@ class Table:
   def _too_little(self, name: str) -> str:
     """What a held-out split cannot tell: it has few rows, or none of a label; "" if neither, or if it is empty."""
     rows = self._loaded.splits[name]
-    missing = sorted({label for _, label, _ in self._loaded.splits["train"]} - {label for _, label, _ in rows})
+    classes = lambda examples: {label for example in examples for label in self._classes(example)}
+    missing = sorted(classes(self._loaded.splits["train"]) - classes(rows))
     words = [f"lacks {_listed(missing)}"] if missing else []
     words += [f"has few rows ({len(rows)}), so its figures are rough"] if len(rows) < FEW else []
     return f"{name} {' and '.join(words)}; data.{name}=FILE gives it rows of its own" if rows and words else ""
+
+  def _classes(self, example: Example) -> tuple[str, ...]:
+    """What of an example's label a split must have seen in train: "" for a number, or where there are no labels."""
+    return ("",) if self.label_type == "number" else (example[1],)
 
   @property
   def _files(self) -> dict[str, RowFile]:
@@ -156,11 +179,11 @@ def _load(table: Table, stamps: tuple[tuple[int, int], ...]) -> _Loaded:
   del stamps
   skipped: Counter[tuple[str, str]] = Counter()
   own = {split: _read(table, file, skipped) for split, file in table._files.items()}
-  splits = cut(own["train"], [name for name in HELD_OUT if name not in own])
+  splits = cut(own["train"], [name for name in HELD_OUT if name not in own], table._classes)
   splits = {name: splits[name] if name in splits else own[name] for name in SPLITS}
-  known = {label for _, label, _ in splits["train"]}
+  known = {label for example in splits["train"] for label in table._classes(example)}
   for name, examples in splits.items():
-    unseen = sorted({label for _, label, _ in examples} - known)
+    unseen = sorted({label for example in examples for label in table._classes(example)} - known)
     if unseen:
       words = f"labels that no row of data.path={table.path!r} has: {_listed(unseen)}"
       raise ConfigError(f"data.{name}={getattr(table, name)!r}: {words}")
@@ -173,6 +196,8 @@ def _read(table: Table, file: RowFile, skipped: Counter[tuple[str, str]]) -> lis
   found, columns = [], [name for _, name in wanted]
   for number, cells in file.rows(wanted):
     values = cells if isinstance(cells, str) else read_texts(cells, columns)
+    if isinstance(values, list) and table.label_type == "number" and not _is_number(values[-1]):
+      values = f"{table.label!r} is no number"
     if not isinstance(values, str):
       found.append((tuple(values[: len(table.text)]), "".join(values[len(table.text) :]).strip(), number))
     elif table.on_bad_row == "error":
@@ -185,15 +210,18 @@ def _read(table: Table, file: RowFile, skipped: Counter[tuple[str, str]]) -> lis
   return found
 
 
-def cut(examples: list[Example], held_out: list[str]) -> dict[str, list[Example]]:
+def cut(
+  examples: list[Example], held_out: list[str], classes: Callable[[Example], Iterable[str]] = lambda example: (example[1],)
+) -> dict[str, list[Example]]:
   """Examples of train and of the held-out splits named, by the rule that `Table` states; a split is ordered by hash.
 
-  Of [(("a",), "x", 2), (("b",), "y", 3), ...] a text whose hash is 2 modulo 10 goes to validation, 7 to test.
+  Of [(("a",), "x", 2), (("b",), "y", 3), ...] a text whose hash is 2 modulo 10 goes to validation, 7 to test. classes: of an
+  example, the labels that train must have.
   """
   rows: dict[tuple[str, ...], list[Example]] = {}
   for example in examples:
     rows.setdefault(example[0], []).append(example)
-  labels = {texts: {label for _, label, _ in found} for texts, found in rows.items()}
+  labels = {texts: {label for example in found for label in classes(example)} for texts, found in rows.items()}
   digest = {texts: hashlib.sha256("\0".join(texts).encode()).digest() for texts in labels}
   split_of = {HELD_OUT[name]: name for name in held_out}
   splits: dict[str, list[tuple[str, ...]]] = {"train": [], **{name: [] for name in held_out}}
@@ -214,6 +242,13 @@ def cut(examples: list[Example], held_out: list[str]) -> dict[str, list[Example]
       counts.subtract(labels[spare])
   by_hash = lambda found: sorted(found, key=lambda texts: (digest[texts], texts))
   return {name: [row for texts in by_hash(found) for row in sorted(rows[texts])] for name, found in splits.items()}
+
+
+def _is_number(label: str) -> bool:
+  try:
+    return math.isfinite(float(label))
+  except ValueError:
+    return False
 
 
 def _listed(labels: list[str]) -> str:

@@ -327,3 +327,32 @@ def test_an_example_is_found_again_in_its_file(tmp_path):
   assert Table("validation", path=path, validation=own, label="label").locate(1) == {"file": own, "line": 3}
   columns = write_parquet(tmp_path / "x.parquet", {"text": ["a"], "label": ["b"]})
   assert Table(path=columns, label="label").locate(0) == {"file": columns, "row": 1}
+
+
+def test_labels_that_are_numbers_are_numbers_and_decide_no_split(tmp_path):
+  rows = [(f"text number {i}", f"{i / 7:.4f}") for i in range(200)]
+  path = write_csv(tmp_path / "x.csv", rows)
+  of = lambda split, **more: Table(split, path=path, label="label", label_type="number", **more)
+  found = {split: {e["text"]: e["label"] for e in examples(of(split))} for split in ("train", "validation", "test")}
+  assert {text: label for part in found.values() for text, label in part.items()} == {t: float(x) for t, x in rows}
+  assert min(map(len, found.values())) > 10
+  assert of("test").numbers == tuple(sorted(found["train"].values())) and of("train").labels == ()
+  assert "'label' in train: mean 14" in of("train").describe()
+  other = write_csv(tmp_path / "y.csv", [("another", "99.5")])
+  assert of("test", test=other)[0] == {"text": "another", "label": 99.5}
+
+
+@pytest.mark.parametrize("label", ["good", "nan", "-inf"])
+def test_a_label_that_is_no_number_is_a_bad_row(label, tmp_path):
+  path = write_csv(tmp_path / "x.csv", [("a", "1"), ("b", label), ("c", "2")])
+  with pytest.raises(ConfigError, match=r"x.csv line 3: 'label' is no number; data.on_bad_row=skip"):
+    len(Table(path=path, label="label", label_type="number"))
+  assert len(every(path=path, label="label", label_type="number", on_bad_row="skip")) == 2
+
+
+def test_a_label_type_is_known_and_has_a_label(tmp_path):
+  path = write_csv(tmp_path / "x.csv", ROWS)
+  with pytest.raises(ConfigError, match="data.label_type='real': accepted are class, number"):
+    Table(path=path, label="label", label_type="real")
+  with pytest.raises(ConfigError, match="data.label_type='number': no effect; data.label names no column"):
+    Table(path=path, label_type="number")
