@@ -1,4 +1,4 @@
-"""Files of rows with named columns, one row after the other: csv, tsv, jsonl, parquet, and txt with a text per line.
+"""Files of rows with named columns, one row after the other: csv, tsv, jsonl, json, parquet, and txt with a text per line.
 
 csv (RFC 4180) may hold delimiters, line breaks and doubled quotes in quoted cells; its first row names the columns. The
 file is never in memory as a whole, and a bad row is a value, not an error: whoever reads decides.
@@ -94,7 +94,15 @@ class RowFile:
   @property
   def counted(self) -> str:
     """What the numbers of its rows are: "line" or "row"."""
-    return "row" if self.suffix == ".parquet" else "line"
+    return "row" if self.suffix == ".parquet" or self.is_list else "line"
+
+  @property
+  def is_list(self) -> bool:
+    """Whether it is .json that holds one list, not an object per line."""
+    if self.suffix != ".json":
+      return False
+    with paths.opened_text(self.path, self.encoding) as stream:
+      return next((line.lstrip()[0] for line in stream if line.strip()), "") == "["
 
   def check_columns(self, found: Sequence[str], wanted: Wanted) -> None:
     """Raises ConfigError if a wanted column does not stand among those found once."""
@@ -152,7 +160,8 @@ def _records(file: RowFile, reader: Any) -> Iterator[tuple[int, list[str] | str]
 
 def _jsonl_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
   with paths.opened_text(file.path, file.encoding) as stream:
-    rows = ((number, parse_json(line)) for number, line in enumerate(stream, 1) if line.strip())
+    lines = ((number, parse_json(line)) for number, line in enumerate(stream, 1) if line.strip())
+    rows = iter(_listed(file, stream.read())) if file.is_list else lines
     first = list(itertools.islice(rows, PEEK))
     columns = dict.fromkeys(name for _, cells in first if isinstance(cells, dict) for name in cells)
     if columns:
@@ -163,15 +172,30 @@ def _jsonl_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
       yield number, empty | cells if isinstance(cells, dict) else cells
 
 
+def _listed(file: RowFile, text: str) -> list[Row]:
+  """The rows of a .json file that is one list of objects."""
+  try:
+    values = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    reason = f"{getattr(error, 'msg', 'nested too deeply')}, line {getattr(error, 'lineno', 1)}"
+    raise ConfigError(f"{file.setting}={file.path!r}: a list that is bad JSON ({reason})") from error
+  return [(number, _object(value, "\\u" in text)) for number, value in enumerate(values, 1)]
+
+
 def parse_json(line: str) -> Cells | str:
   """The object on a line of jsonl, or what is wrong with it."""
   try:
     value = json.loads(line)
   except (ValueError, RecursionError) as error:
     return f"bad JSON ({getattr(error, 'msg', 'nested too deeply')})"
+  return _object(value, "\\u" in line)
+
+
+def _object(value: Any, escapes: bool) -> Cells | str:
+  """A value of JSON if it is an object of whole characters. escapes: whether some may have been written as \\ud800."""
   if not isinstance(value, dict):
     return "not a JSON object"
-  if "\\u" in line and not _encodes(json.dumps(value, ensure_ascii=False)):
+  if escapes and not _encodes(json.dumps(value, ensure_ascii=False)):
     return "holds half a surrogate pair"
   return value
 

@@ -42,6 +42,15 @@ def test_txt_keeps_blank_lines_and_jsonl_does_not(tmp_path):
   assert read(tmp_path, "a.jsonl", '{"a": [1]}\n\n{"b": null}\n') == [(1, {"a": [1]}), (3, {"b": None})]
 
 
+def test_json_may_be_one_list_whose_rows_are_counted(tmp_path):
+  rows = [(1, {"a": [1]}), (2, "not a JSON object"), (3, {"a": "é"})]
+  assert read(tmp_path, "a.json", '\n [{"a": [1]},\n 3, {"a": "\\u00e9"}]\n') == rows
+  assert RowFile(str(tmp_path / "a.json")).where(3).endswith("a.json row 3")
+  assert read(tmp_path, "a.json", '{"a": 1}\n{"a": 2}\n') == [(1, {"a": 1}), (2, {"a": 2})]
+  assert RowFile(str(tmp_path / "a.json")).where(2).endswith("a.json line 2")
+  assert read(tmp_path, "a.json", '[{"a": "\\ud800"}]') == [(1, "holds half a surrogate pair")]
+
+
 @pytest.mark.parametrize(
   ("name", "content", "row"),
   [
@@ -62,6 +71,7 @@ def test_a_bad_row_is_said(name, content, row, tmp_path):
     ("a.csv", 'text\n"a\nb\n', "lines 2 to 3: quotes do not pair up.*end of data"),
     ("a.csv", b"a\nb\n\xff\n", "byte 4 is not utf-8-sig text"),
     ("a.parquet", "no", "not a whole parquet file"),
+    ("a.json", '[{"a": 1},\n{"a"]', "a list that is bad JSON .Expecting ':' delimiter, line 2"),
     ("a.xml", "<a/>", "accepted are files that end in"),
   ],
 )

@@ -1,5 +1,7 @@
 """Examples given in the config: the same in every split."""
 
+import json
+
 import pytest
 
 from lm.config import ConfigError
@@ -26,3 +28,15 @@ def test_fingerprint_follows_texts_and_labels():
 def test_a_label_for_every_text_or_none():
   with pytest.raises(ConfigError, match="1 labels for 2 texts"):
     Memory(texts=("a", "b"), text_labels=("x",))
+
+
+def test_rows_of_any_columns_stand_instead_of_texts():
+  rows = ('{"prompt": "Hi", "response": "Yo"}', '{"messages": [{"role": "user", "content": "Hi"}]}')
+  source = Memory(rows=rows)
+  assert [source[i] for i in range(len(source))] == [json.loads(row) for row in rows]
+  assert source.labels == ()
+  assert source.fingerprint() != Memory(rows=rows[:1]).fingerprint()
+  with pytest.raises(ConfigError, match="data.rows: no effect beside data.texts"):
+    Memory(texts=("a",), rows=rows)
+  with pytest.raises(ConfigError, match=r"data.rows\[1\]='x': bad JSON"):
+    Memory(rows=(rows[0], "x"))
