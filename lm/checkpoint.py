@@ -86,7 +86,8 @@ def restore(path: Path, abstract: TrainState, with_frozen: bool) -> TrainState:
   saved = _load(path, _saved(abstract, with_frozen))
   rest = saved["rest"]
   frozen = rest.get("frozen", abstract.frozen)
-  return TrainState(rest["step"], saved["params"], frozen, rest["opt_state"], rest["peft_state"], rest["loss_scale"])
+  parts = (rest[name] for name in ("opt_state", "peft_state", "loss_scale"))
+  return TrainState(rest["step"], saved["params"], frozen, *parts, rest.get("average", {}))
 
 
 def read_progress(path: Path) -> dict[str, Any]:
@@ -182,4 +183,5 @@ def unreadable(path: Path, error: BaseException) -> ConfigError:
 
 def _saved(state: TrainState, with_frozen: bool) -> dict[str, Any]:
   rest = {"step": state.step, "opt_state": state.opt_state, "peft_state": state.peft_state, "loss_scale": state.loss_scale}
+  rest |= {"average": state.average} if state.average else {}  # a checkpoint without one is as it always was
   return {"params": state.params, "rest": rest | ({"frozen": state.frozen} if with_frozen else {})}

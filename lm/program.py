@@ -51,7 +51,7 @@ class Program:
     if not any(self.trainable.values()):
       raise ValueError(f"config.peft={spec.peft}: no parameter trains")
     self._starts = self._find_starts()
-    self._optimizer = spec.optimizer.make(spec.total_steps, self.axes)
+    self._moves = spec.optimizer.make(spec.total_steps, self.axes)
     self.abstract = jax.eval_shape(self._init_state, rng, {})
     by_name = {name: place.sharding for name, place in self.places.items()}
     self._shardings = sharding.param_shardings(self.abstract, by_name, spec.mesh)
@@ -123,7 +123,7 @@ class Program:
     """The compiled train step of a batch's shape."""
     spec = self.spec
     place = lambda params: jax.lax.with_sharding_constraint(params, self._shardings.params)
-    step = make_train_step(spec.objective, self._optimizer, spec.peft, self._starts, spec.accumulation, place)
+    step = make_train_step(spec.objective, self._moves, spec.peft, self._starts, spec.accumulation, place)
 
     def counted(state: TrainState, batch: Batch, rng: jax.Array) -> tuple[TrainState, dict[str, Any]]:
       new, metrics = step(state, batch, rng)
@@ -175,9 +175,10 @@ class Program:
       step=jnp.zeros((), jnp.int32),
       params=params,
       frozen=frozen,
-      opt_state=self._optimizer.init(params),
+      opt_state=self._moves.init(params),
       peft_state=self.spec.peft.init_state(params),
       loss_scale=init_loss_scale(self.spec.model.dtype),
+      average=self._moves.average.init(params),
     )
 
 

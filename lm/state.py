@@ -15,7 +15,8 @@ class TrainState(flax.struct.PyTreeNode):
 
   step: int32 scalar, optimizer steps taken. params: what trains. frozen: what does not; not saved, since it is rebuilt
   from the base. opt_state: the optimizer's, over `params`. peft_state: the PEFT method's own. loss_scale: {"scale",
-  "good_steps", "skipped"} of float16 compute, else {}.
+  "good_steps", "skipped"} of float16 compute, else {}. average: what the optimizer moves, where `params` are an average of it,
+  else {}.
   """
 
   step: jax.Array
@@ -24,3 +25,4 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: Any
   peft_state: Any
   loss_scale: Any
+  average: Any = flax.struct.field(default_factory=dict)

@@ -41,9 +41,26 @@ class Tuner(Protocol):
   def after_update(self, params: dict, grads: dict, state: Any, step: jax.Array) -> tuple[dict, Any]: ...
 
 
+class Average(Protocol):
+  """The parameters that are read, as a mean of those that move (lm.optim.average)."""
+
+  def moving(self, params: Any, state: Any) -> Any: ...
+  def point(self, params: Any, state: Any) -> Any: ...
+  def update(self, params: Any, moved: Any, state: Any, step: jax.Array) -> tuple[Any, Any]: ...
+
+
+class Moves(Protocol):
+  """What an optimizer does (lm.optim.optimizer)."""
+
+  @property
+  def update(self) -> Callable[..., tuple[Any, Any]]: ...
+  @property
+  def average(self) -> Average: ...
+
+
 def make_train_step(
   objective: Objective,
-  optimizer: optax.GradientTransformation,
+  moves: Moves,
   tuner: Tuner,
   starts: Mapping[str, np.ndarray],
   accumulation: int,
@@ -62,8 +79,6 @@ def make_train_step(
   the scale.
   """
 
-  optimizer = optax.with_extra_args_support(optimizer)
-
   def train_step(state: TrainState, batch: Batch, rng: jax.Array) -> tuple[TrainState, Metrics]:
     rng = jax.random.fold_in(rng, state.step)
     weights = objective.denominators(batch)
@@ -76,14 +91,17 @@ def make_train_step(
       terms += [value / accumulation for value in tuner.penalties(full).values()]
       return scale * sum(terms), sums
 
-    (total, sums), grads = _accumulate(jax.value_and_grad(loss, has_aux=True), state.params, batch, accumulation)
+    point = moves.average.point(state.params, state.average)
+    (total, sums), grads = _accumulate(jax.value_and_grad(loss, has_aux=True), point, batch, accumulation)
     grads = _select({name: start < NEVER for name, start in starts.items()}, jax.tree.map(lambda x: x / scale, grads))
     started = {name: state.step >= start for name, start in starts.items()}
     counted = _select(started, grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, counted=counted)
-    params: Any = _select(started, optax.apply_updates(state.params, updates), state.params)
-    params, peft_state = tuner.after_update(params, counted, state.peft_state, state.step)
-    new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, peft_state=peft_state)
+    moving = moves.average.moving(state.params, state.average)
+    updates, opt_state = moves.update(grads, state.opt_state, point, counted=counted)
+    moved: Any = _select(started, optax.apply_updates(moving, updates), moving)
+    moved, peft_state = tuner.after_update(moved, counted, state.peft_state, state.step)
+    params, average = moves.average.update(state.params, moved, state.average, state.step)
+    new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, peft_state=peft_state, average=average)
     if state.loss_scale:
       new = _skip_overflow(state, new, jnp.isfinite(optax.tree.norm(grads)))
     metrics = {"sums": sums, "weights": weights, "loss": total / scale, "grad_norm": optax.tree.norm(counted)}

@@ -9,9 +9,11 @@ import pytest
 from lm import plug, tree
 from lm.optim.adafactor import Adafactor
 from lm.optim.adamw import Adamw
+from lm.optim.average import Ema
 from lm.optim.lion import Lion
 from lm.optim.muon import Muon
 from lm.optim.optimizer import SCHEDULES
+from lm.optim.schedule_free import ScheduleFree
 from lm.optim.sgd import Sgd
 
 DECAYED = {"backbone/blocks/ffn/up/kernel": ("layers", "embed", "mlp"), "backbone/embed/embedding": ("vocab", "embed")}
@@ -101,3 +103,52 @@ def test_wsd_falls_in_the_last_fifth_only():
 def test_inverse_sqrt_halves_at_four_times_the_warm_up():
   rates = [float(Adamw(learning_rate=2.0, schedule="inverse_sqrt", warmup_steps=4).make_schedule(24)(i)) for i in range(24)]
   assert rates[3:5] == pytest.approx([2.0, 2 * (4 / 5) ** 0.5]) and rates[15] == pytest.approx(1.0)
+
+
+def test_schedule_free_is_that_of_optax_whose_parameters_are_the_points():
+  """Losses at the points, and the average, over a quadratic with a warm-up and a decay."""
+  optimizer = ScheduleFree(learning_rate=0.1, warmup_steps=3, weight_decay=0.1, clip_norm=0.0, momentum=0.9, b2=0.95)
+  names = {"backbone/embed/embedding": ("vocab", "embed")}
+  target, start = (jax.random.normal(jax.random.key(i), (4, 3)) for i in range(2))
+  schedule = optimizer.make_schedule(12)
+  adam = optax.adamw(schedule, b1=0.0, b2=0.95, weight_decay=0.1)
+  theirs = optax.contrib.schedule_free(adam, lambda count: schedule(count - 1), 0.9)  # it counts steps from 1
+  slope = jax.grad(lambda x: 0.5 * jnp.square(jax.tree.leaves(x)[0] - target).sum())
+  y, their_state = start, theirs.init(start)
+  moves, params = optimizer.make(12, names), tree.unflatten(dict.fromkeys(names, start))
+  state, average = moves.init(params), moves.average.init(params)
+  for step in range(12):
+    point = moves.average.point(params, average)
+    np.testing.assert_allclose(jax.tree.leaves(point)[0], y, rtol=2e-4, atol=2e-5)
+    updates, state = moves.update(slope(point), state, point)
+    moved = optax.apply_updates(moves.average.moving(params, average), updates)
+    params, average = moves.average.update(params, moved, average, jnp.int32(step))
+    updates, their_state = theirs.update(slope(y), their_state, y)
+    y = optax.apply_updates(y, updates)
+    their_average = optax.contrib.schedule_free_eval_params(their_state, y)
+    np.testing.assert_allclose(jax.tree.leaves(params)[0], their_average, rtol=2e-4, atol=2e-5)
+
+
+def test_a_moving_average_forgets_its_start_and_then_keeps_its_rate():
+  average, x, z = Ema(0.5), {"a": jnp.zeros(())}, {"a": jnp.ones(())}
+  state = average.init(x)
+  for step, expected in enumerate((0.9, 1 - 0.1 * 2 / 11, 1 - 0.1 * 2 / 11 * 3 / 12)):
+    x, state = average.update(x, z, state, jnp.int32(step))
+    assert float(x["a"]) == pytest.approx(expected, rel=1e-5)
+  x, _ = average.update({"a": jnp.zeros(())}, z, state, jnp.int32(1000))
+  assert float(x["a"]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+  ("value", "words"),
+  [
+    ("adamw(ema_rate=1.0)", "optimizer.ema_rate=1.0: must be at least 0 and below 1"),
+    ("schedule_free(schedule=cosine)", "optimizer.schedule='cosine': schedule_free has none"),
+    ("schedule_free(ema_rate=0.9)", "optimizer.ema_rate=0.9: schedule_free averages by itself"),
+    ("schedule_free(momentum=1.0)", "optimizer.momentum=1.0: must be at least 0 and below 1"),
+  ],
+)
+def test_an_average_that_cannot_be_is_one_line(value, words):
+  with pytest.raises(ValueError, match=words) as raised:
+    plug.make("optimizer", plug.parse_plug("optimizer", value))
+  assert "\n" not in str(raised.value)

@@ -193,6 +193,7 @@ MANY = {
   "accumulate-2": (CUBE, {"tokens_per_device": 128}),
   "accumulate-4": (CUBE, {"tokens_per_device": 64, "loss_chunk": 16}),
   "adafactor": (CUBE, {"optimizer": "adafactor(learning_rate=0.003, min_factored_dim=8)"}),
+  "schedule-free": (CUBE, {"optimizer": "schedule_free"}),
   "lora": (CUBE, {"peft": "lora"}),
   "lora-experts": ({"data": 2, "fsdp": 2, "expert": 2}, {"peft": "lora(targets=blocks/ffn/.*)", "model": SLOTS}),
   "mlm": (CUBE, {"kind": "mlm", "model": {**DENSE, "name": "bert-tiny"}}),

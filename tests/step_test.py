@@ -9,6 +9,8 @@ import optax
 import pytest
 
 from lm import step, train, tree
+from lm.optim.average import Average
+from lm.optim.optimizer import Moves
 from lm.optim.sgd import Sgd
 from lm.state import NEVER, TrainState
 from tests.conftest import make_run
@@ -82,7 +84,10 @@ def toy_steps(count=1, accumulation=1, optimizer=None, starts=None, kernel=None,
     params = {"kernel": jnp.broadcast_to(jnp.float32(kernel), (2, 3))}
   loss_scale = step.init_loss_scale("float16") | {"scale": jnp.float32(scale)} if scale else {}
   state = TrainState(jnp.int32(0), params, {}, optimizer.init(params), {}, loss_scale)
-  compute = jax.jit(step.make_train_step(toy, optimizer, toy, starts or {}, accumulation))
+  moves = optimizer
+  if not isinstance(optimizer, Moves):
+    moves = Moves(optimizer.init, optax.with_extra_args_support(optimizer).update, Average())
+  compute = jax.jit(step.make_train_step(toy, moves, toy, starts or {}, accumulation))
   metrics = {}
   for _ in range(count):
     state, metrics = compute(state, batch, jax.random.key(0))

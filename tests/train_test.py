@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm import saved, train, tree
+from lm import checkpoint, evaluate, saved, train, tree
 from lm.config import ConfigError
 from tests.conftest import LABELS, TEXTS, make_run
 
@@ -30,9 +30,9 @@ def test_first_ten_losses_are_golden(task, tmp_path, golden):
   golden(f"{task}_losses", losses(tmp_path).tolist())
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_interrupted_and_resumed_is_bit_identical(seed, tmp_path):
-  settings = {"model": DROPOUT, "tokens_per_device": 128, "total_steps": 12, "seed": seed}
+@pytest.mark.parametrize(("seed", "optimizer"), [(1, "adamw"), (2, "schedule_free")])
+def test_interrupted_and_resumed_is_bit_identical(seed, optimizer, tmp_path):
+  settings = {"model": DROPOUT, "tokens_per_device": 128, "total_steps": 12, "seed": seed, "optimizer": optimizer}
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   unbroken = train.train(make_run("mlm", **settings), whole)
   calls = iter(range(1, 100))
@@ -50,6 +50,23 @@ def test_interrupted_and_resumed_is_bit_identical(seed, tmp_path):
     assert resumed[name] == unbroken[name]
   assert logged(parts, "train/loss") == logged(whole, "train/loss") == list(range(1, 13))
   assert json.loads((whole / "manifest.json").read_text())["accumulation"] == 4
+
+
+def test_an_average_is_what_is_saved_and_evaluated(tmp_path):
+  """A rate of 0.9 in six steps: far from the weights that moved, and what every reader of the workdir finds."""
+  optimizer = {"name": "adamw", "learning_rate": 3e-2, "warmup_steps": 0}
+  run = make_run("mlm", total_steps=6, eval_every=6, optimizer={**optimizer, "ema_rate": 0.9})
+  plain = train.train(make_run("mlm", total_steps=6, eval_every=6, optimizer=optimizer), tmp_path / "plain")
+  summary = train.train(run, tmp_path / "average")
+  state = checkpoint.restore(tmp_path / "average/checkpoints/6", run.program.abstract_sharded, True)
+  assert tree.sha256(state.average["moving"]) == plain["params_sha256"] != summary["params_sha256"]
+  assert summary["loss_sha256"] == plain["loss_sha256"]
+  _, read = saved.load_params(tmp_path / "average")
+  assert tree.sha256(tree.unflatten(read)) == summary["params_sha256"]
+  again = evaluate.evaluate_workdir(run, tmp_path / "average")["metrics"]
+  for name, value in again.items():
+    assert summary["metrics"][name] == pytest.approx(value, rel=1e-6)
+    assert not name.endswith("/loss") or abs(plain["metrics"][name] - value) > 1e-3
 
 
 def test_a_stop_button_in_the_middle_of_a_step_saves_and_loses_nothing(tmp_path, monkeypatch):

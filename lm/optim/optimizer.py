@@ -6,13 +6,14 @@ step alone, so that a resumed run needs nothing but the step.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lm import duration, tree
+from lm.optim.average import Average, Ema
 
 SCHEDULES = ("constant", "linear", "cosine", "wsd", "inverse_sqrt")
 Axes = Mapping[str, tuple[str | None, ...]]
@@ -28,6 +29,7 @@ class Optimizer:
   final_rate: float = 0.0  # share of the peak that the decay reaches behind the last step
   weight_decay: float = 0.1  # times the learning rate, of kernels and tables
   clip_norm: float = 1.0  # of the whole gradient; 0 does not clip
+  ema_rate: float = 0.0  # share of the old in a moving average of the weights, which is evaluated and saved; 0: no average
 
   def __post_init__(self):
     if self.schedule not in SCHEDULES:
@@ -37,6 +39,8 @@ class Optimizer:
     for name in ("weight_decay", "clip_norm", "final_rate"):
       if getattr(self, name) < 0:
         raise ValueError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
+    if not 0 <= self.ema_rate < 1:
+      raise ValueError(f"optimizer.ema_rate={self.ema_rate}: must be at least 0 and below 1")
 
   def make_schedule(self, total_steps: int) -> optax.Schedule:
     """step -> learning rate, for steps 0 to total_steps - 1."""
@@ -59,14 +63,29 @@ class Optimizer:
     ramp = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
     return optax.join_schedules([ramp, decays[self.schedule]()], [warmup])
 
-  def make(self, total_steps: int, axes: Axes) -> optax.GradientTransformation:
-    """The optax chain. axes: logical axis names by parameter name."""
-    rule = self.rule(self.make_schedule(total_steps), axes)
-    return optax.chain(_clip(self.clip_norm), rule) if self.clip_norm else rule
+  def make(self, total_steps: int, axes: Axes) -> "Moves":
+    """The optax chain and the average. axes: logical axis names by parameter name."""
+    schedule = self.make_schedule(total_steps)
+    rule = self.rule(schedule, axes)
+    chain = optax.chain(_clip(self.clip_norm), rule) if self.clip_norm else rule
+    return Moves(chain.init, optax.with_extra_args_support(chain).update, self.make_average(schedule))
 
   def rule(self, schedule: optax.Schedule, axes: Axes) -> optax.GradientTransformation:
     """The update rule, learning rate and weight decay applied."""
     raise NotImplementedError
+
+  def make_average(self, schedule: optax.Schedule) -> Average:
+    """What of the moving weights is evaluated and saved."""
+    del schedule
+    return Ema(self.ema_rate) if self.ema_rate else Average()
+
+
+class Moves(NamedTuple):
+  """How parameters move: optax's two functions, `update` taking `counted`, and what of them is read."""
+
+  init: optax.TransformInitFn
+  update: optax.TransformUpdateExtraArgsFn
+  average: Average
 
 
 def _clip(limit: float) -> optax.GradientTransformationExtraArgs:

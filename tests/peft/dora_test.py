@@ -84,7 +84,7 @@ def test_leaves_are_those_of_lora_and_a_magnitude_that_does_not_decay():
   still = make_run("classify", peft="dora", optimizer={"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.9}).program
   params = tree.map_named(lambda _, leaf: jnp.ones(leaf.shape, leaf.dtype), still.abstract.params)
   zeros = jax.tree.map(jnp.zeros_like, params)
-  updates, _ = still._optimizer.update(zeros, still._optimizer.init(params), params)
+  updates, _ = still._moves.update(zeros, still._moves.init(params), params)
   decayed = {name.rsplit("/", 1)[1] for name, update in tree.flatten(updates).items() if np.any(update)}
   assert {"a", "b", "kernel"} <= decayed and "magnitude" not in decayed
 
