@@ -148,6 +148,11 @@ def save_adapter(workdir: Path, directory: Path, which: str | int = "last") -> P
       f"--adapter: {workdir} trained peft={cfg.peft.name!r} from init_from={cfg.init_from!r}; only a LoRA run that started from"
       " a base leaves an adapter, export it without --adapter"
     )
+  if lora.init == "pissa":
+    raise ConfigError(
+      f"--adapter: {workdir} trained peft.init='pissa', whose product belongs to what remained of the base; export it without"
+      " --adapter"
+    )
   _, flat = saved.load_unmerged(workdir, which)
   found = Pretrained(
     saved.read_model(workdir, which),

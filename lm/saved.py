@@ -5,6 +5,7 @@ All answer the same questions. An adapter is read as a Hugging Face directory in
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lm.files import read_json
 from lm.interop import adapter, settings, weights
 from lm.models.model import Model
 from lm.models.transformer_config import TransformerConfig
+from lm.peft.peft import Peft
 from lm.tasks.task import Task
 
 # What a tokenizer of a Hugging Face directory is read from.
@@ -119,8 +121,15 @@ def load_unmerged(path: Path, which: str | int = "last") -> tuple[int, dict[str,
     _, below = load_params(base_path, base["step"])
     if base["sha256"] and tree.sha256(tree.unflatten(below)) != base["sha256"]:
       raise ConfigError(f"config.init_from={cfg.init_from!r} of {path}: its parameters changed since that run started")
-    flat = below | flat
+    flat = below | _attached(read_model(path, which), plug.make("peft", cfg.peft), below) | flat
   return step, flat
+
+
+def _attached(model: Model, peft: Peft, base: Mapping[str, Any]) -> dict[str, Any]:
+  """What a method makes of the parameters of its base, which it may change; those it adds have values to be replaced."""
+  boxes = {name: box.replace(value=base[name]) for name, box in tree.flatten(model.abstract).items() if name in base}
+  attached = tree.flatten(peft.attach(tree.unflatten(boxes), jax.random.key(0)))
+  return {name: np.asarray(box.value) for name, box in attached.items()}
 
 
 def load_model(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | None = None) -> tuple[Model, dict[str, Any]]:

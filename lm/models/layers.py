@@ -113,9 +113,14 @@ class Dropout(nn.Module):
   def __call__(self, x: jax.Array, row_B: jax.Array) -> jax.Array:
     if self.rate == 0 or not self.has_rng("dropout"):
       return x
-    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), row_B)
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys_B)
-    return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+    return drop(self.rate, self.make_rng("dropout"), x, row_B)
+
+
+def drop(rate: float, rng: jax.Array, x: jax.Array, row_B: jax.Array) -> jax.Array:
+  """x [B, ...] with a share of its values zero and the others larger by as much; the noise is that of (rng, row)."""
+  keys_B = jax.vmap(jax.random.fold_in, (None, 0))(rng, row_B)
+  keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys_B)
+  return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
 
 
 ACTIVATIONS = {

@@ -4,6 +4,7 @@ The norm is over inputs. As in section 4.3 of the paper, and in the peft library
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,11 @@ SMALLEST = 1e-30  # norm by which a column of zeros is divided
 class Dora(Lora):
   """LoRA whose kernels have a magnitude of their own, `.../lora/<adapter>/magnitude` [..., 1, outputs]. Biases stay."""
 
+  leaf_dims: ClassVar = {**Lora.leaf_dims, "magnitude": (None, "mlp")}
+
   def start(self, kernel, rng):
-    leaves = super().start(kernel, rng)
-    magnitude = _norms(self.changed(kernel, {name: leaf for name, (leaf, _) in leaves.items()}))
-    return leaves | {"magnitude": (magnitude, (None, "mlp"))}
+    kernel, leaves = super().start(kernel, rng)
+    return kernel, {**leaves, "magnitude": _norms(super().changed(kernel, leaves))}
 
   def tune(self, y, leaves, args, module):
     product = self.product(leaves, args, module)
@@ -33,7 +35,7 @@ class Dora(Lora):
   def changed(self, kernel, leaves):
     """A kernel of any dims with direction and magnitude: [..., inputs, outputs]."""
     directed = super().changed(kernel, leaves)
-    return directed * (leaves["magnitude"] / _norms(directed)) if "magnitude" in leaves else directed
+    return directed * (leaves["magnitude"] / _norms(directed))
 
 
 def _norms(kernel: jax.Array) -> jax.Array:

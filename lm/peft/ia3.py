@@ -1,14 +1,13 @@
 """(IA)^3 (Liu et al. 2022): learned vectors scale keys, values and what the feed-forward's last map reads."""
 
 import dataclasses
-import functools
 import math
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from lm import tree
-from lm.peft.peft import Peft, at_places, find_kernels
+from lm.peft.peft import Around, Peft, at_places, find_kernels
 from lm.shapes import kernel_dims
 
 
@@ -48,7 +47,7 @@ class Ia3(Peft):
 
   @property
   def intercept(self):
-    return functools.partial(_scale, self.adapter)
+    return Around(_scale, self.adapter)
 
   def merge(self, params):
     flat = tree.flatten(params)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -63,6 +63,19 @@ class Peft:
   def merge(self, params: dict) -> dict:
     """Plain parameters of the same function, without the method's leaves."""
     return params
+
+
+@dataclasses.dataclass(frozen=True)
+class Around:
+  """function(value, next_fun, args, kwargs, context) as an interceptor that is a value: runs that differ in their seed share
+  a compiled step only where their methods' interceptors are equal, which two `functools.partial` never are.
+  """
+
+  function: Callable[..., Any]
+  value: Any
+
+  def __call__(self, next_fun, args, kwargs, context):
+    return self.function(self.value, next_fun, args, kwargs, context)
 
 
 def find_kernels(boxes: Mapping[str, Any], setting: str, pattern: str) -> dict[str, Any]:
