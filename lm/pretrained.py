@@ -116,8 +116,10 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
   float32, bfloat16 or float16.
 
   Raises:
-    ConfigError: a model that no architecture of transformers is; it says in what the nearest differs.
+    ConfigError: a model that no architecture of transformers is; it says in what the nearest differs. One with a tuner.
   """
+  model = pretrained.model
+  params = model.tuner.merge(pretrained.params) if model.tuner else pretrained.params
   folder, cfg, kind = Path(directory), pretrained.model.cfg, pretrained.kind
   family = settings.nearest(cfg)
   written = pretrained.describe(family) | {"dtype": dtype}
@@ -125,7 +127,7 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
     # A decoder that classifies reads [cls a sep], as the task writes it.
     to_huggingface(pretrained.tokenizer, folder, cfg.max_len, cfg.causal and kind != "classifier", cfg.token_types > 1)
   folder.mkdir(parents=True, exist_ok=True)
-  weights.save(pretrained.exported, tree.flatten(pretrained.params), family, folder, dtype)
+  weights.save(pretrained.exported, tree.flatten(params), family, folder, dtype)
   write_json(folder / "config.json", written)
   if kind == "lm":
     ids = {name: value for name, value in pretrained.token_ids.items() if name.split("_")[0] in ("bos", "eos", "pad")}

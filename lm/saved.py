@@ -102,6 +102,9 @@ def load_params(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh |
 
   which: "last", "best" or a step, of a workdir. What a PEFT run did not save is that of the base at the step where the run
   started from it; its base is looked for by `record.find_base`. The step of a Hugging Face directory is 0.
+
+  Raises:
+    ConfigError: a PEFT method whose leaves cannot be merged.
   """
   if not is_workdir(path):
     return 0, _load_scanned(scan(path), mesh)
@@ -133,9 +136,16 @@ def _attached(model: Model, peft: Peft, base: Mapping[str, Any]) -> dict[str, An
 
 
 def load_model(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | None = None) -> tuple[Model, dict[str, Any]]:
-  """Model (with the heads that were trained) and parameter tree, for inference; arguments as `load_params` takes them."""
+  """Model (with the heads that were trained) and parameter tree, for inference; arguments as `load_params` takes them.
+
+  What a PEFT method added is merged where it can be, and else beside it: the method is the model's tuner then.
+  """
   if is_workdir(path):
-    model, (_, flat), dtype = read_model(path, which), load_params(path, which), record.load_config(path).dtype
+    cfg, model = record.load_config(path), read_model(path, which)
+    method: Peft = plug.make("peft", cfg.peft)
+    model = model if method.merges else dataclasses.replace(model, tuner=method)
+    _, flat = load_params(path, which) if method.merges else load_unmerged(path, which)
+    dtype = cfg.dtype
   else:
     found = scan(path)
     model, flat, dtype = found.model, _load_scanned(found, mesh), "auto"

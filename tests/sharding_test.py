@@ -195,6 +195,7 @@ MANY = {
   "adafactor": (CUBE, {"optimizer": "adafactor(learning_rate=0.003, min_factored_dim=8)"}),
   "schedule-free": (CUBE, {"optimizer": "schedule_free"}),
   "lora": (CUBE, {"peft": "lora"}),
+  "prefix": (CUBE, {"peft": "prefix(init_stddev=1.0)"}),
   "lora-experts": ({"data": 2, "fsdp": 2, "expert": 2}, {"peft": "lora(targets=blocks/ffn/.*)", "model": SLOTS}),
   "mlm": (CUBE, {"kind": "mlm", "model": {**DENSE, "name": "bert-tiny"}}),
   "classify": (CUBE, {"kind": "classify", "model": {**DENSE, "name": "bert-tiny"}}),

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 
 from lm.layout import constrain
 from lm.models import cudnn, splash
-from lm.models.kernel import MIXED, Kernel, Rows
+from lm.models.kernel import MIXED, Extra, Kernel, Rows
 from lm.models.layers import Linear, Norm, soft_cap
 from lm.models.mask import Mask
 from lm.models.rope import Rotation, rotate
@@ -18,9 +18,7 @@ from lm.plug import ConfigError
 MASKED = -1e30  # finite, so that a row that may see nothing gives no nan
 
 
-def attend(
-  q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, mask: Mask, scale: float = 0.0, cap: float = 0.0
-) -> jax.Array:
+def attend(rows: Rows, scale: float = 0.0, cap: float = 0.0) -> jax.Array:
   """Softmax attention, scores in fp32 -> [B, T, H, C]. The plain reference that kernels are tested against.
 
   scale: of the scores; 0: C ** -0.5. cap: of the scores, by `soft_cap`.
@@ -28,26 +26,35 @@ def attend(
   Heads come first and the division by the softmax's sum comes after the product with the values: on a CPU this took half
   the time of `jax.nn.dot_product_attention`, since only [T, C] is divided instead of [T, S].
   """
-  B, T, H, C = q_BTHC.shape
-  K = k_BSKC.shape[2]
-  q_BKGTC = (q_BTHC * (scale or C**-0.5)).reshape(B, T, K, H // K, C).transpose(0, 2, 3, 1, 4)
-  k_BKSC, v_BKSC = k_BSKC.transpose(0, 2, 1, 3), v_BSKC.transpose(0, 2, 1, 3)
+  B, T, H, C = rows.q_BTHC.shape
+  K = rows.k_BSKC.shape[2]
+  q_BKGTC = (rows.q_BTHC * (scale or C**-0.5)).reshape(B, T, K, H // K, C).transpose(0, 2, 3, 1, 4)
+  k_BKSC, v_BKSC = rows.k_BSKC.transpose(0, 2, 1, 3), rows.v_BSKC.transpose(0, 2, 1, 3)
   scores = jnp.einsum("bkgtc,bksc->bkgts", q_BKGTC, k_BKSC, preferred_element_type=jnp.float32)
   scores = soft_cap(scores, cap)
-  allowed_BTS = mask.as_array()
+  allowed_BTS = rows.mask.as_array()
   if allowed_BTS is not None:
     scores = jnp.where(allowed_BTS[:, None, None, :, :], scores, MASKED)
-  weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+  top, extra_scores = scores.max(-1, keepdims=True), None
+  if rows.extra is not None:
+    extra_scores = rows.extra.scores(q_BKGTC, cap)
+    top = jnp.maximum(top, extra_scores.max(-1, keepdims=True))
+  top = jax.lax.stop_gradient(top)
+  weights = jnp.exp(scores - top)
   out = jnp.einsum("bkgts,bksc->bkgtc", weights.astype(v_BKSC.dtype), v_BKSC, preferred_element_type=jnp.float32)
-  out = out / weights.sum(-1, keepdims=True)
-  return out.transpose(0, 3, 1, 2, 4).reshape(B, T, H, C).astype(q_BTHC.dtype)
+  total = weights.sum(-1, keepdims=True)
+  if rows.extra is not None and extra_scores is not None:
+    weights = jnp.exp(extra_scores - top)
+    out += jnp.einsum("bkgtp,pkc->bkgtc", weights, rows.extra.v_PKC.astype(jnp.float32))
+    total += weights.sum(-1, keepdims=True)
+  return (out / total).transpose(0, 3, 1, 2, 4).reshape(B, T, H, C).astype(rows.q_BTHC.dtype)
 
 
 KERNELS = {"splash": splash, "cudnn": cudnn}
 
 
 class Core(nn.Module):
-  """(q, k, v, mask) -> mixed values: a module of its own so that prefixes and kernels can stand in its place.
+  """(q, k, v, mask) -> mixed values: a module of its own so that kernels can stand in its place, and extra keys beside.
 
   Raises:
     ConfigError: the kernel was asked for by name and cannot compute this.
@@ -57,8 +64,10 @@ class Core(nn.Module):
   kernel: Kernel = Kernel()
 
   @nn.compact
-  def __call__(self, q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, mask: Mask) -> jax.Array:
-    cfg, rows = self.cfg, Rows(q_BTHC, k_BSKC, v_BSKC, mask)
+  def __call__(
+    self, q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, mask: Mask, extra: Extra | None = None
+  ) -> jax.Array:
+    cfg, rows = self.cfg, Rows(q_BTHC, k_BSKC, v_BSKC, mask, extra)
     module = KERNELS.get(self.kernel.name)
     if module is not None and not self.is_initializing():
       reason = module.refuses(rows, cfg)
@@ -66,7 +75,7 @@ class Core(nn.Module):
         return module.attend(rows, cfg, self.kernel.device)
       if self.kernel.required:
         raise ConfigError(f"config.attention={self.kernel.name!r}: {reason}; accepted here are auto and plain")
-    return checkpoint_name(attend(*rows, cfg.attention_scale, cfg.attention_softcap), MIXED)
+    return checkpoint_name(attend(rows, cfg.attention_scale, cfg.attention_softcap), MIXED)
 
 
 class Attention(nn.Module):

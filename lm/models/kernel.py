@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from lm.layout import axes_of, num_shards
+from lm.models.layers import soft_cap
 from lm.models.mask import Mask
 from lm.plug import ConfigError
 
@@ -44,6 +45,18 @@ def choose(asked: str, device: jax.Device) -> Kernel:
   return Kernel(fastest if asked == "auto" else asked, device.device_kind, required=asked == fastest != "plain")
 
 
+class Extra(NamedTuple):
+  """P keys and values beside those of the rows, which every query sees whatever the mask says; they stand at no position."""
+
+  k_PKC: jax.Array
+  v_PKC: jax.Array
+
+  def scores(self, q_BKGTC: jax.Array, cap: float) -> jax.Array:
+    """[B, K, G, T, P] fp32, of queries that are scaled; cap as `attention.attend` takes it."""
+    scores = jnp.einsum("bkgtc,pkc->bkgtp", q_BKGTC, self.k_PKC, preferred_element_type=jnp.float32)
+    return soft_cap(scores, cap)
+
+
 class Rows(NamedTuple):
   """What attention computes with: whole rows, of which a mask with `causal` lets every slot see those up to its own."""
 
@@ -51,6 +64,7 @@ class Rows(NamedTuple):
   k_BSKC: jax.Array
   v_BSKC: jax.Array
   mask: Mask
+  extra: Extra | None = None
 
 
 class Layout(NamedTuple):
@@ -79,8 +93,9 @@ class Layout(NamedTuple):
     heads, K = num_shards(self.heads), rows.k_BSKC.shape[2]
     if K % heads == 0:
       return rows
-    repeat = lambda x: jnp.repeat(x, heads // K, axis=2)
-    return rows._replace(k_BSKC=repeat(rows.k_BSKC), v_BSKC=repeat(rows.v_BSKC))
+    repeat = lambda x: jnp.repeat(x, heads // K, axis=-2)
+    extra = jax.tree.map(repeat, rows.extra)
+    return rows._replace(k_BSKC=repeat(rows.k_BSKC), v_BSKC=repeat(rows.v_BSKC), extra=extra)
 
   @property
   def queries(self) -> P:
@@ -91,6 +106,11 @@ class Layout(NamedTuple):
   def keys(self) -> P:
     """Of [B, S, K, C]."""
     return P(self.rows, None, self.heads)
+
+  @property
+  def extra(self) -> P:
+    """Of [P, K, C]."""
+    return P(None, self.heads)
 
 
 def spread(function, in_specs: tuple, out_specs: P):

@@ -6,7 +6,7 @@ Parameters: {"backbone": {...}, "head_<name>": {...}}.
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -54,9 +54,21 @@ class _Network(nn.Module):
 Intercept = Callable[..., Any]  # flax's (next_fun, args, kwargs, context) -> result
 
 
+class Tuner(Protocol):
+  """What stays around a tuned model that cannot be merged into a plain one: a value, so that equal models are equal."""
+
+  @property
+  def intercept(self) -> Intercept | None: ...
+  def attach(self, params: dict, rng: jax.Array) -> dict: ...
+  def merge(self, params: dict) -> dict: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A transformer with named heads; hashable, so that equal models share compiled functions."""
+  """A transformer with named heads; hashable, so that equal models share compiled functions.
+
+  tuner: part of a model that was tuned and is used; while a method trains, it is the objective's (`intercept`).
+  """
 
   cfg: TransformerConfig
   heads: tuple[tuple[str, HeadSpec], ...] = ()
@@ -64,12 +76,14 @@ class Model:
   remat: str = "none"
   unroll: int = 1
   kernel: Kernel = Kernel()  # of attention
+  tuner: Tuner | None = None
 
   def init(self, rng: jax.Array) -> dict:
     """Random parameters, each leaf boxed with its logical axis names (`nn.unbox` takes them off)."""
     zeros = jnp.zeros((1, 1), jnp.int32)
     inputs = {"tokens": zeros, "segment_ids": zeros, "positions": zeros, "row": zeros[:, 0]}
-    return self._network.init(rng, inputs)["params"]
+    params = self._network.init(rng, inputs)["params"]
+    return self.tuner.attach(params, rng) if self.tuner else params
 
   @property
   def abstract(self) -> dict:
@@ -100,5 +114,6 @@ class Model:
 
   def _apply(self, params, rng, intercept, method, *args):
     rngs = None if rng is None else {"dropout": rng}
+    intercept = self.tuner.intercept if self.tuner else intercept
     with nn.intercept_methods(intercept) if intercept else contextlib.nullcontext():
       return self._network.apply({"params": params}, *args, rngs=rngs, method=method)

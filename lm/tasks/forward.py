@@ -1,6 +1,7 @@
 """What a task gets of the model: hidden states, logits, and the sums that losses are made of."""
 
 import copy
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -78,7 +79,8 @@ class Forward:
     key = (*map(id, arguments), tuned)
     if key not in self._seen:
       intercept, perturb = (self._intercept, self._how.perturb) if tuned else (None, None)
-      output = self._model.hidden(self._params, batch, rng=rng, intercept=intercept, perturb=perturb)
+      model = self._model if tuned else dataclasses.replace(self._model, tuner=None)
+      output = model.hidden(self._params, batch, rng=rng, intercept=intercept, perturb=perturb)
       self._seen[key] = (output, arguments)  # the arguments are kept so that their ids stay theirs
     return self._seen[key][0]
 

@@ -12,7 +12,7 @@ from jax.sharding import AxisType
 
 from lm.models import kernel
 from lm.models.attention import Core, attend
-from lm.models.kernel import Kernel
+from lm.models.kernel import Extra, Kernel, Rows
 from lm.models.mask import Mask, in_row, slots
 from lm.models.transformer_config import TransformerConfig
 from lm.plug import ConfigError
@@ -52,11 +52,23 @@ def values_and_gradients(function, arrays, mask):
   return jax.jit(lambda arrays: (function(*arrays, mask), jax.grad(loss)(arrays)))(arrays)
 
 
-def assert_equals_the_reference(cfg, name, batch=1, local=True):
+def make_extra(cfg, num, dtype=jnp.float32):
+  """Extra keys that weigh about as much as those of a row, and values."""
+  rng = np.random.default_rng(1)
+  return Extra(*(jnp.asarray(2 * rng.normal(size=(num, cfg.kv_heads, cfg.channels)), dtype) for _ in range(2)))
+
+
+def with_extra(function):
+  """A function of (q, k, v, extra, mask) of one that takes the extra keys last."""
+  return lambda q, k, v, extra, mask: function(q, k, v, mask, extra)
+
+
+def assert_equals_the_reference(cfg, name, batch=1, local=True, num_extra=0):
   arrays, mask = make_case(cfg, batch, local)
+  arrays = (*arrays, make_extra(cfg, num_extra) if num_extra else None)
   core = Core(cfg, Kernel(name, device="cpu", required=True))
-  got = values_and_gradients(lambda *x: core.apply({}, *x), arrays, mask)
-  reference = lambda *x: attend(*x, cfg.attention_scale, cfg.attention_softcap)
+  got = values_and_gradients(with_extra(lambda *x: core.apply({}, *x)), arrays, mask)
+  reference = with_extra(lambda *x: attend(Rows(*x), cfg.attention_scale, cfg.attention_softcap))
   expected = values_and_gradients(reference, arrays, mask)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5), got, expected)
 
@@ -64,6 +76,24 @@ def assert_equals_the_reference(cfg, name, batch=1, local=True):
 @pytest.mark.parametrize("changes", CASES, ids=str)
 def test_splash_equals_the_reference(changes):
   assert_equals_the_reference(dataclasses.replace(BASE, **changes), "splash")
+
+
+WITH_EXTRA = [{}, CASES[2] | {"causal": False}, CASES[4], CASES[5] | LOCAL, GLOBAL_AND_LOCAL]
+
+
+@pytest.mark.parametrize("changes", WITH_EXTRA, ids=str)
+def test_splash_with_extra_keys_equals_the_reference(changes):
+  assert_equals_the_reference(dataclasses.replace(BASE, **changes), "splash", num_extra=5)
+
+
+def test_extra_keys_are_seen_across_segments_and_windows():
+  cfg = dataclasses.replace(BASE, **LOCAL)
+  (q, k, v), mask = make_case(cfg)
+  extra = make_extra(cfg, 5)
+  d_extra = jax.grad(lambda extra: jnp.sum(attend(Rows(q, k, v, mask, extra))[0, [3, 120, 245]]))(extra)
+  alone = [attend(Rows(q, k, v, mask))[0, t] - attend(Rows(q, k, v, mask, extra))[0, t] for t in (3, 120, 245)]
+  assert all(jnp.abs(moved).max() > 1e-3 for moved in alone)
+  assert all(jnp.abs(d).min(axis=(1, 2)).min() > 0 for d in d_extra)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -94,14 +124,23 @@ def test_splash_over_a_mesh_equals_the_reference(sizes, changes):
     assert_equals_the_reference(dataclasses.replace(BASE, **changes), "splash", batch=2)
 
 
+@pytest.mark.parametrize(("sizes", "changes"), MESHES[1:], ids=str)
+def test_splash_with_extra_keys_over_a_mesh_equals_the_reference(sizes, changes):
+  with use_mesh(sizes), nn.logical_axis_rules(RULES):
+    assert_equals_the_reference(dataclasses.replace(BASE, **changes), "splash", batch=2, num_extra=3)
+
+
+@pytest.mark.parametrize("num_extra", [0, 3, 4])
 @pytest.mark.parametrize("changes", [CASES[0], CASES[1], CASES[4], LOCAL, GLOBAL_AND_LOCAL | {"causal": False}], ids=str)
-def test_what_cudnn_is_asked_equals_the_reference(changes):
+def test_what_cudnn_is_asked_equals_the_reference(changes, num_extra):
   cfg = dataclasses.replace(BASE, **changes)
   arrays, mask = make_case(cfg, batch=2, dtype=jnp.bfloat16)
+  arrays = (*arrays, make_extra(cfg, num_extra, jnp.bfloat16) if num_extra else None)
   with use_mesh({"data": 2, "tensor": 2}), nn.logical_axis_rules(RULES):
     core = Core(cfg, Kernel("cudnn", device="cpu", required=True))
-    got = values_and_gradients(lambda *x: core.apply({}, *x), arrays, mask)
-  expected = values_and_gradients(lambda *x: attend(*x), [x.astype(jnp.float32) for x in arrays], mask)
+    got = values_and_gradients(with_extra(lambda *x: core.apply({}, *x)), arrays, mask)
+  exact = jax.tree.map(lambda x: x.astype(jnp.float32), arrays)
+  expected = values_and_gradients(with_extra(lambda *x: attend(Rows(*x))), exact, mask)
   close = lambda a, b: np.testing.assert_allclose(a.astype(np.float32), b, rtol=0.05, atol=0.05)
   jax.tree.map(close, jax.tree.leaves(got), jax.tree.leaves(expected))
 
@@ -127,7 +166,7 @@ def test_a_kernel_that_cannot_is_an_error_by_name_and_the_reference_else(name, c
   with pytest.raises(ConfigError, match=f"config.attention='{name}': .*{reason}"):
     Core(cfg, Kernel(name, "cpu", required=True)).apply({}, *arrays, mask)
   got = Core(cfg, Kernel(name, "cpu")).apply({}, *arrays, mask)
-  np.testing.assert_array_equal(got, attend(*arrays, mask, 0.0, cfg.attention_softcap))
+  np.testing.assert_array_equal(got, attend(Rows(*arrays, mask), 0.0, cfg.attention_softcap))
 
 
 def test_rows_that_do_not_divide_over_the_mesh_are_refused():

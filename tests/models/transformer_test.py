@@ -13,6 +13,7 @@ from lm.config import Plug
 from lm.models.attention import attend
 from lm.models.cache import make_cache
 from lm.models.head_spec import HeadSpec
+from lm.models.kernel import Extra, Rows
 from lm.models.layers import Dropout
 from lm.models.mask import in_row
 from lm.models.model import Model
@@ -151,17 +152,22 @@ def test_cached_decoding_equals_the_full_forward(name, changes):
   assert int(cache.length) == 9
 
 
-def test_attention_equals_a_float64_loop():
+@pytest.mark.parametrize("num_extra", [0, 3])
+def test_attention_equals_a_float64_loop(num_extra):
   rng = np.random.default_rng(0)
   q, k, v = rng.normal(size=(1, 5, 4, 8)), rng.normal(size=(1, 5, 2, 8)), rng.normal(size=(1, 5, 2, 8))
   segments = np.array([[1, 1, 2, 2, 2]], np.int32)
-  got = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), in_row(jnp.asarray(segments), causal=True))
+  ek, ev = rng.normal(size=(num_extra, 2, 8)), rng.normal(size=(num_extra, 2, 8))
+  q32, k32, v32, *extra = (jnp.asarray(x, jnp.float32) for x in (q, k, v, ek, ev))
+  mask = in_row(jnp.asarray(segments), causal=True)
+  got = attend(Rows(q32, k32, v32, mask, Extra(*extra) if num_extra else None))
   for t in range(5):
     for head in range(4):
       seen = [s for s in range(t + 1) if segments[0, s] == segments[0, t]]
-      scores = np.array([q[0, t, head] @ k[0, s, head // 2] / np.sqrt(8) for s in seen])
+      keys, values = (np.concatenate([more[:, head // 2], x[0, seen, head // 2]]) for more, x in ((ek, k), (ev, v)))
+      scores = keys @ q[0, t, head] / np.sqrt(8)
       weights = np.exp(scores) / np.exp(scores).sum()
-      expected = sum(w * v[0, s, head // 2] for w, s in zip(weights, seen, strict=True))
+      expected = weights @ values
       np.testing.assert_allclose(got[0, t, head], expected, atol=1e-5)
 
 
