@@ -1,7 +1,8 @@
 """Prefix tuning (Li & Liang 2021), which P-tuning v2 (Liu et al. 2022) is too: trained keys and values in every layer.
 
 The backbone is frozen. Every query of every segment sees the prefix, whatever causality and windows say. It stands at no
-position: its keys are not rotated and tokens keep theirs, so that rows are as long as without it. The papers train it through
+position: its keys are not rotated and tokens keep theirs, so that rows are as long as without it (the library peft counts the
+tokens' positions from the prefix's length on: tests/parity/prefix_test.py). The papers train it through
 an MLP that is thrown away afterwards; here it trains directly, as P-tuning v2 does where that is as good.
 """
 
@@ -29,7 +30,7 @@ class Prefix(Peft):
   """
 
   num_prefix: int = 20  # keys and values of each layer and kv head
-  init_stddev: float = 0.02  # of the normal distribution that keys and values start from
+  init_stddev: float = 0.02  # of the normal distribution that keys and values start from (1 in the library peft)
   adapter: str = "default"  # name of the leaves
 
   identity_at_init: ClassVar[bool] = False
