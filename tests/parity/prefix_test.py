@@ -42,7 +42,7 @@ def test_the_same_prefix_computes_the_same(name, kind, length, tmp_path):
   keys, values = trained.reshape(NUM, cfg.num_layers, 2, cfg.kv_heads, cfg.channels).transpose(2, 1, 0, 3, 4)
   leaves = {"key": jnp.asarray(keys), "value": jnp.asarray(values)}
   flat |= {f"backbone/blocks/attention/core/prefix/default/{part}": leaf for part, leaf in leaves.items()}
-  model = dataclasses.replace(here.model, adapter=Prefix(num_prefix=NUM))
+  model = dataclasses.replace(here.model, tuner=Prefix(num_prefix=NUM))
   positions = np.broadcast_to(np.arange(length) + NUM, tokens.shape)
   got = dataclasses.replace(here, model=model, params=tree.unflatten(flat)).run(tokens, positions=positions)
   assert_agree(got, expected, np.ones_like(tokens))
