@@ -17,7 +17,7 @@ import numpy as np
 from lm import config, record, saved, sharding, tree
 from lm.checkpoint import choose
 from lm.config import ConfigError
-from lm.data import encode, store
+from lm.data import dialogue, encode, store, template
 from lm.data.loader import EMPTY, EvalLoader, StreamData
 from lm.data.tokenizer import Tokenizer
 from lm.infer import generate
@@ -26,6 +26,7 @@ from lm.models.model import Model
 from lm.shapes import Batch
 from lm.tasks.objective import Objective
 from lm.tasks.readout import Embed, Score
+from lm.tasks.sft import Sft
 from lm.tasks.task import Task
 
 SHORTEST = 32  # tokens of the shortest row that is compiled; the others are its doubles, up to the run's longest
@@ -156,6 +157,49 @@ class Predictor:
     with sharding.use(self.mesh):
       written = generate.generate(self.model, self.params, tokens, tok.eos_id, sampler, seed)
     return [tok.decode(ids) for ids in written]
+
+  def chat(
+    self,
+    conversations: Sequence[str | Sequence[Mapping[str, str]]],
+    max_new_tokens: int = Sampler.max_new_tokens,
+    temperature: float = Sampler.temperature,
+    top_k: int = Sampler.top_k,
+    top_p: float = Sampler.top_p,
+    seed: int = 0,
+  ) -> list[str]:
+    """The model's answer to each conversation: a text, which a user says, or messages [{"role", "content"}, ...].
+
+    They are framed by the template that the run was trained with (sft, dpo), else by the tokenizer's own. An answer ends
+    where the template ends a turn; if that is no single token of the vocabulary, all `max_new_tokens` are drawn and cut there.
+    Other arguments as `generate` takes them.
+
+    Raises:
+      ConfigError: there is no template; a conversation that does not end with the user.
+    """
+    self._check_autoregressive("chat")
+    if not self.template:
+      raise ConfigError("chat: the run was not trained on conversations (sft, dpo), and its tokenizer has no chat template")
+    if isinstance(conversations, str):
+      raise ConfigError(f"conversations: expected a list of texts or of messages, got {conversations!r}")
+    tok, end = self.tokenizer, template.end_of_turn(self.template, self.tokenizer)
+    asked = [dialogue.read_prompt(conversation) for conversation in conversations]
+    if not asked:
+      return []
+    tokens = [template.tokenize(messages, tok, self.template, prompt=True)[0].tolist() for messages in asked]
+    sampler = Sampler(temperature, top_k, top_p, max_new_tokens)
+    with sharding.use(self.mesh):
+      stop = end if isinstance(end, int) else tok.eos_id
+      written = generate.generate(self.model, self.params, tokens, stop, sampler, seed)
+    answers = [tok.decode(ids) for ids in written]
+    return [answer.partition(end)[0] for answer in answers] if isinstance(end, str) and end else answers
+
+  @property
+  def template(self) -> str:
+    """The template of conversations: that of the task that was trained on them, else the tokenizer's own; "" without both."""
+    trained = [task.template for task in self.tasks.values() if isinstance(task, Sft)]
+    if not trained and not self.tokenizer.chat_template:
+      return ""
+    return template.choose(trained[0] if trained else template.OWN, self.tokenizer)
 
   def score(self, texts: Sequence[str], batch_size: int = 32) -> list[dict[str, float]]:
     """How likely an autoregressive model finds each text, its end included.

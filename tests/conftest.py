@@ -18,8 +18,6 @@ TEXTS = tuple(f"The {noun} {verb} number {i}.\n  It returns {i * 7} and {noun}s.
   [("module", "reads"), ("list", "sorts"), ("file", "opens with"), ("parser", "accepts"), ("queue", "holds")] * 8
 ))  # fmt: skip
 LABELS = tuple(text.split()[1] for text in TEXTS)
-# What the memory source gives tasks to learn beside TEXTS.
-TARGETS = {"classify": {"text_labels": LABELS}, "regress": {"text_labels": tuple(str(len(label) / 2) for label in LABELS)}}
 SIZES = {"num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64, "max_len": 128}
 # The first preset of every family file, and those for study.
 _BY_FILE = {plug.describe("model", name): name for name in reversed(plug.names("model"))}
@@ -82,13 +80,34 @@ OPTIONS = {
 }
 
 
+def make_examples(kind, texts=TEXTS) -> list[dict]:
+  """An example of a task of each text: labelled by its second word, or the number asked for and the noun said."""
+  asked = lambda text: text.partition("\n")[0][-4:].strip() or "?"
+  said = lambda text: text[4:10].strip() or "?"
+  makers = {
+    "classify": lambda text: {"text": text, "label": [*text.split(), "", ""][1]},
+    "regress": lambda text: {"text": text, "label": str(len([*text.split(), "", ""][1]) / 2)},
+    "sft": lambda text: {"prompt": asked(text), "response": said(text)},
+  }
+  return [makers.get(kind, lambda text: {"text": text})(text) for text in texts]
+
+
+def make_data(kind, texts=TEXTS) -> dict:
+  """Options of a source of these examples."""
+  examples = make_examples(kind, texts)
+  if kind in ("classify", "regress"):
+    return {"name": "memory", "texts": tuple(texts), "text_labels": tuple(example["label"] for example in examples)}
+  if examples[0].keys() == {"text"}:
+    return {"name": "memory", "texts": tuple(texts)}
+  return {"name": "memory", "rows": tuple(map(json.dumps, examples))}
+
+
 def make_config(kind="causal", **settings) -> config.Config:
   """A run of two layers on a few sentences with the bytes tokenizer."""
   preset = "gpt2-tiny" if plug.find("task", kind).causal else "bert-tiny"
-  data = {"name": "memory", "texts": TEXTS} | TARGETS.get(kind, {})
   values = {
     "task": {"name": kind, **OPTIONS.get(kind, {})},
-    "data": data,
+    "data": make_data(kind),
     "model": {"name": preset, **SIZES},
     "tokenizer": "bytes",
     "seq_len": 64,

@@ -99,6 +99,18 @@ def read_pair(row: Mapping[str, Any]) -> Pair:
   return Pair(prompt, chosen, rejected)
 
 
+def read_prompt(said: str | Sequence[Mapping[str, Any]]) -> list[Message]:
+  """The messages that a model is to answer: a text, which the user says, or messages, the last of which is the user's.
+
+  Raises:
+    ConfigError: an unknown role, a text that is empty or none, another's turn at the end.
+  """
+  found = _turns({"messages": said}, "messages", "user")
+  if found[-1]["role"] != "user":
+    raise ConfigError(f"messages: the last one is the user's, who is answered; the roles are {_roles(found)}")
+  return found
+
+
 def number_answers(said_N: np.ndarray) -> np.ndarray:
   """The number of the answer that a token is of, from 1, and 0 for others; said_N: what the assistant says, bool [N].
 

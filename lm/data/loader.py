@@ -50,8 +50,7 @@ class Rows:
     shift = max(field.shift for field in task.fields.values())
     lengths = np.maximum(store.lengths - shift, 0)
     cost = lambda lengths_N: np.maximum(task.row_cost(lengths_N), lengths_N)  # a row also has to hold what is stored
-    packed = lambda: plan_file.pack(store.path, lengths, seq_len, seed, cost)
-    self.plan: Plan = packed() if task.packed else plans.pad(lengths, seq_len, cost)
+    self.plan: Plan = self._pack(lengths, cost) if task.packed else plans.pad(lengths, seq_len, cost)
     if any(field.partner for field in task.fields.values()) and store.num_sequences < 2:
       raise ConfigError(f"stream {stream.name!r}: one sequence only, and the task pairs it with another")
     if not self.plan.num_rows:
@@ -62,6 +61,13 @@ class Rows:
     widest = seq_len if counts is None else int(self.plan.row_sums(counts).max())
     self.width = min(-(-widest // 8) * 8, seq_len) if counts is not None else seq_len
     self._columns = {c: (store.values(c), np.asarray(store.offsets(c))) for c in store.columns}
+
+  def _pack(self, lengths: np.ndarray, cost: plans.RowCost) -> Plan:
+    """The plan of packed rows; a task that does not split has sequences cut to a row."""
+    longest = plans.longest_piece(self.seq_len, cost)
+    kept = lengths if self.stream.task.splits else np.minimum(lengths, longest)
+    plan = plan_file.pack(self.stream.store.path, kept, self.seq_len, self._seed, cost)
+    return dataclasses.replace(plan, num_truncated=int(np.sum(kept < lengths)))
 
   def filled(self) -> float:
     """Share of the positions that are no padding after the corruption of epoch 0, of SAMPLE rows all over the plan."""

@@ -48,7 +48,7 @@ def pad(lengths: np.ndarray, capacity: int, row_cost: RowCost = np.asarray) -> P
 
   Lengths [3, 0, 9] and capacity 8 give rows [sequence 0, 0 to 3], [sequence 2, 0 to 8].
   """
-  longest = _longest_piece(capacity, row_cost)
+  longest = longest_piece(capacity, row_cost)
   kept = np.flatnonzero(lengths > 0)
   return Plan(
     row_offsets=np.arange(len(kept) + 1),
@@ -65,7 +65,7 @@ def pack(lengths: np.ndarray, capacity: int, seed: int, row_cost: RowCost = np.a
   Only sequences longer than a row are split, into full rows and a rest. Lengths [5, 3, 9] and capacity 8 give rows
   [sequence 2, 0 to 8], [sequence 0, 0 to 5; sequence 1, 0 to 3], [sequence 2, 8 to 9].
   """
-  longest = _longest_piece(capacity, row_cost)
+  longest = longest_piece(capacity, row_cost)
   order = np.random.default_rng([seed, len(lengths)]).permutation(len(lengths))
   parts = [np.zeros((4, 0), np.int64)]  # row, sequence, start, stop
   num_rows = 0
@@ -92,7 +92,7 @@ def pack(lengths: np.ndarray, capacity: int, seed: int, row_cost: RowCost = np.a
   )
 
 
-def _longest_piece(capacity: int, row_cost: RowCost) -> int:
+def longest_piece(capacity: int, row_cost: RowCost) -> int:
   """Tokens of the longest piece that fits a row."""
   costs = row_cost(np.arange(capacity + 1))
   assert (np.diff(costs) >= 0).all(), "row_cost never falls"

@@ -1,4 +1,4 @@
-"""Conversations as tokens: ChatML, Llama 3, Gemma and Qwen built in, and the Jinja template of a tokenizer's own config.
+"""Conversations as tokens: ChatML, Llama 3, Gemma, Qwen and a plain form, and the Jinja template of a tokenizer's own config.
 
 What the assistant says is marked, since a model is trained on that alone: its text and what ends its turn, not its header.
 """
@@ -16,6 +16,7 @@ from lm.data.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant")
 OWN = "own"  # names the tokenizer's own template
+EOS = "<eos>"  # in a template, the tokenizer's end of a sequence, whatever its name
 # Unicode's noncharacters, which stand in no text: they enclose what a Jinja template marks as {% generation %}.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 
@@ -42,7 +43,10 @@ TEMPLATES = {
   "llama3": Template("<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>", "", bos=True, trimmed=True),
   "gemma": Template("<start_of_turn>{role}\n", "<end_of_turn>", bos=True, assistant="model", trimmed=True, system_turn=False),
   "qwen": dataclasses.replace(CHATML, system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+  # For a vocabulary without signs of conversations: roles are words, and the end of a turn is that of a document.
+  "plain": Template("{role}:\n", EOS, "", bos=True, trimmed=True),
 }
+NAMES = (*TEMPLATES, OWN)
 
 
 class Turn(NamedTuple):
@@ -54,6 +58,37 @@ class Turn(NamedTuple):
   spans: list[tuple[int, int]]
 
 
+def choose(template: str, tok: Tokenizer) -> str:
+  """The template's name; of "" the tokenizer's own, else chatml where the vocabulary has its signs, else plain.
+
+  Raises:
+    ConfigError: it is none, or own and the tokenizer has none.
+  """
+  if template not in ("", *NAMES):
+    raise ConfigError(f"template={template!r}: accepted are {', '.join(NAMES)}")
+  if template == OWN and not tok.chat_template:
+    raise ConfigError(f"template={OWN!r}: the tokenizer has none; accepted are {', '.join(TEMPLATES)}")
+  if template or tok.chat_template:
+    return template or OWN
+  return "chatml" if _find(CHATML.end, tok) is not None else "plain"
+
+
+def end_of_turn(template: str, tok: Tokenizer) -> str | int:
+  """What ends an answer: the id of one token, or the text where it is several. template: as `choose` gives it.
+
+  The token of <|im_end|> in ChatML where the vocabulary has it, else that text.
+  """
+  if template == OWN:
+    said = "yes"  # stands in for an answer: what the template marks behind it ends the turn
+    text, spans = _render([{"role": "user", "content": "a"}, {"role": "assistant", "content": said}], tok, False)
+    end = text[slice(*spans[-1])].rpartition(said)[2].rstrip() if spans else ""
+    ids = tok.encode(end)
+    return ids[0] if len(ids) == 1 else end
+  end = TEMPLATES[template].end
+  found = _find(end, tok)
+  return end if found is None else found
+
+
 def tokenize(messages: Sequence[Message], tok: Tokenizer, template: str, prompt: bool = False) -> tuple[np.ndarray, np.ndarray]:
   """A conversation as (ids int32 [N], mask bool [N]); the mask is true on the assistant's turns, the header left out.
 
@@ -63,20 +98,18 @@ def tokenize(messages: Sequence[Message], tok: Tokenizer, template: str, prompt:
   its first turns (its system message and what that stands in front of are one turn).
 
   Args:
-    template: chatml, llama3, gemma, qwen (2.5), or own, the Jinja template of the tokenizer's config. An own template
+    template: chatml, llama3, gemma, qwen (2.5), plain, or own, the Jinja template of the tokenizer's config. An own template
       without {% generation %} has to write a turn alike whether others follow or not, to tell where the assistant speaks.
     prompt: whether the header of an answer stands at the end, as a model is asked.
 
   Raises:
     ConfigError: a message or template that is not accepted; jinja2 is not installed.
   """
-  if template == OWN:
-    if not tok.chat_template:
-      raise ConfigError(f"template={OWN!r}: the tokenizer has none; accepted are {', '.join(TEMPLATES)}")
+  if not template:
+    raise ConfigError(f"template='': accepted are {', '.join(NAMES)}")
+  if choose(template, tok) == OWN:
     text, spans = _render(list(messages), tok, prompt)
     return _encode(Turn("", text, "", spans), (), tok)
-  if template not in TEMPLATES:
-    raise ConfigError(f"template={template!r}: accepted are {', '.join([*TEMPLATES, OWN])}")
   kind = TEMPLATES[template]
   signs = re.findall(r"<[^>]*>", kind.header + kind.end)
   turns = _turns(messages, kind)
@@ -118,7 +151,7 @@ def _encode(turn: Turn, signs: Sequence[str], tok: Tokenizer) -> tuple[np.ndarra
 
   Signs that the vocabulary has are one id in the frame; in the text they are what the tokenizer makes of them.
   """
-  found = {sign: i for sign in signs if (i := tok.find(sign)) is not None}
+  found = {sign: i for sign in signs if (i := _find(sign, tok)) is not None}
   split = lambda text: re.split(f"({'|'.join(map(re.escape, found))})", text) if found else [text]
   *before, first = split(turn.header)
   last, *after = split(turn.end)
@@ -134,6 +167,10 @@ def _encode(turn: Turn, signs: Sequence[str], tok: Tokenizer) -> tuple[np.ndarra
   for first_character, stop in turn.spans:
     marked |= (begin < stop) & (end > first_character)
   return np.asarray(ids, np.int32), marked
+
+
+def _find(sign: str, tok: Tokenizer) -> int | None:
+  return tok.eos_id if sign == EOS else tok.find(sign)
 
 
 def _render(messages: list[Message], tok: Tokenizer, prompt: bool) -> tuple[str, list[tuple[int, int]]]:

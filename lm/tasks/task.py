@@ -30,6 +30,8 @@ class Task:
 
   # Whether several sequences may share a row, apart by segment ids. Otherwise one sequence is padded to the row.
   packed: ClassVar[bool] = True
+  # Whether a packed sequence that is longer than a row goes on in another one. Otherwise it is cut, and that is counted.
+  splits: ClassVar[bool] = True
   # What the backbone must be: True autoregressive, False bidirectional, None either.
   causal: ClassVar[bool | None] = None
   # Whether a prompt, what the model goes on from, is seen in both directions.

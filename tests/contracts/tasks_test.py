@@ -10,7 +10,7 @@ import pytest
 
 from lm import plug
 from lm.shapes import INPUTS
-from tests.conftest import FAMILIES, TINY, make_config, make_run, shrunk
+from tests.conftest import FAMILIES, TEXTS, TINY, make_config, make_data, make_run, shrunk
 
 # The others change what is on the host alone, so one family of each kind tells.
 OWN_LOSS = ("causal", "mlm", "classify", "regress")
@@ -20,7 +20,7 @@ PAIRS = [
   for family in (FAMILIES if task in OWN_LOSS else TINY)
   if plug.find("task", task).causal in (None, plug.preset(family).causal)
 ]
-COVER = {(task, "gpt2-tiny") for task in ("causal", "classify", "prefix_lm", "span_corruption", "ul2", "fim")} | {
+COVER = {(task, "gpt2-tiny") for task in ("causal", "classify", "prefix_lm", "span_corruption", "ul2", "fim", "sft")} | {
   (task, "bert-tiny") for task in ("mlm", "classify", "sentence_pair", "regress")
 }
 CASES = [pytest.param(*pair, marks=[] if pair in COVER else pytest.mark.slow) for pair in PAIRS]
@@ -69,10 +69,12 @@ LEARNED = [pytest.param(*pair, marks=[] if pair in COVER and pair[0] in OWN_LOSS
 @pytest.mark.parametrize(("task", "family"), LEARNED)
 def test_a_few_examples_are_learned_by_heart(task, family, tmp_path):
   from lm import train
-  from tests.conftest import TARGETS, TEXTS
 
-  data = {"name": "memory", "texts": TEXTS[:8]} | {name: values[:8] for name, values in TARGETS.get(task, {}).items()}
-  settings = {"data": data, "total_steps": 120, "optimizer": {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 0.0}}
+  settings = {
+    "data": make_data(task, TEXTS[:8]),
+    "total_steps": 120,
+    "optimizer": {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 0.0},
+  }
   run, _ = start(task, family, eval_every=120, **settings)
   metrics = train.train(run, tmp_path)["metrics"]
   assert metrics["eval/validation/loss"] < 0.6 * metrics["step0/eval/validation/loss"]
@@ -80,8 +82,6 @@ def test_a_few_examples_are_learned_by_heart(task, family, tmp_path):
 
 @pytest.mark.parametrize(("task", "family"), CASES)
 def test_predictions_are_plain_one_per_row_and_need_no_label(task, family):
-  from tests.conftest import TEXTS
-
   run, params = start(task, family)
   value = next(iter(run.tasks.values()))
   if not value.predicts:

@@ -11,7 +11,7 @@ from lm.data import encode
 from lm.data.loader import Loader, StreamData
 from lm.data.store import Store
 from lm.data.tokenizer import Bytes
-from tests.conftest import OPTIONS
+from tests.conftest import OPTIONS, make_examples
 
 STEPS, ROWS, LENGTH = 200, 8, 32
 HOSTS = (1, 2, 4, 8)
@@ -43,16 +43,18 @@ CASES = [
 
 
 @functools.cache
-def make_store(task, part):
+def make_store(name, task, part):
   """Every third text, from `part` on, as the task prepares it."""
-  examples = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(TEXTS[part::3])]
+  examples = make_examples(name, TEXTS[part::3])
+  if name == "classify":
+    examples = [example | {"label": "ab"[i % 2]} for i, example in enumerate(examples)]
   return Store(None, encode.collect(sequence for example in examples for sequence in task.prepare(example, Bytes())))
 
 
 def make_loader(name, form, mixture):
   task = make_task(name)
   streams = [
-    StreamData(f"s{i}", f"s{i % 2}", task, make_store(task, i), Bytes(), stages)  # the first and the last share a key
+    StreamData(f"s{i}", f"s{i % 2}", task, make_store(name, task, i), Bytes(), stages)  # the first and the last share a key
     for i, stages in enumerate(STAGES[mixture])
   ]
   buckets = (16, LENGTH) if form == "buckets" else ()

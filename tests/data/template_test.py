@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lm.config import ConfigError
 from lm.data import template
 from lm.data import tokenizer as tokenizers
-from lm.data.template import TEMPLATES, tokenize
+from lm.data.template import TEMPLATES, choose, end_of_turn, tokenize
 from tests.data.hf_tokenizer_test import write_files
 from tests.data.tokenizer_test import SENTENCES
 
@@ -63,12 +63,14 @@ def test_what_each_template_writes_and_what_the_assistant_says(tok):
     "So long.<|eot_id|>",
     "gemma": "<|endoftext|><start_of_turn>user\nBe short.\n\nHi<end_of_turn>\n<start_of_turn>model\nYo<end_of_turn>\n"
     "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\nSo long.<end_of_turn>\n",
+    "plain": "<|endoftext|>system:\nBe short.<|endoftext|>user:\nHi<|endoftext|>assistant:\nYo<|endoftext|>"
+    "user:\nBye<|endoftext|>assistant:\nSo long.<|endoftext|>",
   }
   written["qwen"] = written["chatml"]
   for name, text in written.items():
     ids, mask = tokenize(TALK, tok, name)
     assert pieces(tok, ids) == text
-    end = TEMPLATES[name].end
+    end = tok.piece(end_of_turn(name, tok))
     said = pieces(tok, ids[mask])
     assert said == (f"Yo{end} So long. {end}" if name in ("chatml", "qwen") else f"Yo{end}So long.{end}")
     assert set(ids.tolist()) >= {tok.find(end)}
@@ -90,7 +92,8 @@ def test_turns_add_up_to_the_whole(tok, name, kind, pairs, system):
   for asked, said in pairs:
     messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
   ids, mask = tokenize(messages, tok, name)
-  end = tok.encode(TEMPLATES[name].end)
+  last = end_of_turn(name, tok)
+  end = [last] if isinstance(last, int) else tok.encode(last)
   strip = str.strip if TEMPLATES[name].trimmed else str
   marked = np.flatnonzero(np.diff(mask.astype(int), prepend=0) == 1)
   assert len(marked) == len(pairs)
@@ -135,6 +138,26 @@ def test_an_own_template_is_rendered_and_marked(tok):
       tokenize(TALK, tok, "own")
 
 
+def test_unset_is_the_tokenizers_own_template_else_one_that_its_vocabulary_has_the_signs_of(tok):
+  assert choose("", tokenizers.Bytes()) == "plain"
+  tok.chat_template = None
+  assert choose("", tok) == "chatml"
+  tok.chat_template = CHATML
+  assert choose("", tok) == "own"
+  assert choose("llama3", tok) == "llama3"
+
+
+def test_what_ends_a_turn_is_one_token_where_it_can_be(tok):
+  assert end_of_turn("plain", tokenizers.Bytes()) == tokenizers.Bytes().eos_id
+  assert end_of_turn("llama3", tokenizers.Bytes()) == "<|eot_id|>"
+  assert end_of_turn("gemma", tok) == tok.find("<end_of_turn>")
+  for source in (CHATML, UNMARKED):
+    tok.chat_template = source
+    assert end_of_turn("own", tok) == tok.find("<|im_end|>")
+  tok.chat_template = CHATML.replace("<|im_end|>", "[end of turn]")
+  assert end_of_turn("own", tok) == "[end of turn]"
+
+
 def test_jinja2_that_is_missing_is_named(tok, monkeypatch):
   monkeypatch.setitem(sys.modules, "jinja2", None)
   tok.chat_template = CHATML
@@ -146,7 +169,7 @@ def test_jinja2_that_is_missing_is_named(tok, monkeypatch):
 @pytest.mark.parametrize(
   ("messages", "name", "error"),
   [
-    (TALK, "vicuna", "template='vicuna': accepted are chatml, llama3, gemma, qwen, own"),
+    (TALK, "vicuna", "template='vicuna': accepted are chatml, llama3, gemma, qwen, plain, own"),
     (TALK, "own", "template='own': the tokenizer has none"),
     ([{"role": "bot", "content": "a"}], "chatml", r"messages\[0\].role='bot': accepted are system, user, assistant"),
     ([TALK[1], TALK[0]], "chatml", r"messages\[1\].role='system'.*at the beginning only"),
