@@ -1,7 +1,7 @@
 """Files of rows with named columns, one row after the other: csv, tsv, jsonl, json, parquet, and txt with a text per line.
 
-csv (RFC 4180) may hold delimiters, line breaks and doubled quotes in quoted cells; its first row names the columns. The
-file is never in memory as a whole, and a bad row is a value, not an error: whoever reads decides.
+csv (RFC 4180) may hold delimiters, line breaks and doubled quotes in quoted cells; its first row names the columns, unless they
+are given. The file is never in memory as a whole, and a bad row is a value, not an error: whoever reads decides.
 """
 
 import csv
@@ -32,7 +32,8 @@ Wanted = Sequence[tuple[str, str]]  # (setting, column) pairs
 class RowFile:
   """A file and how it is read. setting: the one that named it, for errors; prefix: of the names of the other ones.
 
-  delimiter, quoting: of csv and tsv. Without quoting a quote is a character like others.
+  delimiter, quoting, columns: of csv and tsv. Without quoting a quote is a character like others. columns: their names, of a
+  file whose first line is a row and does not name them.
   """
 
   path: str
@@ -40,6 +41,7 @@ class RowFile:
   encoding: str = "utf-8-sig"
   delimiter: str = ""  # "": a comma in csv, a tab in tsv; a tab may be written as \t
   quoting: bool = True
+  columns: tuple[str, ...] = ()
   prefix: str = "data."
 
   @property
@@ -128,7 +130,9 @@ def _csv_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
     # strict: otherwise a quote that is never closed would take the rest of the file into one cell without a word
     reader = csv.reader(stream, delimiter=file.separator, quoting=quoting, strict=True)
     records = _records(file, reader)
-    _, header = next(records, (1, []))
+    header: Sequence[str] | str = file.columns
+    if not file.columns:
+      _, header = next(records, (1, []))
     if isinstance(header, str):
       raise ConfigError(f"{file.where(1)}: {header}")
     names = [name.strip() for name in header]
@@ -136,7 +140,7 @@ def _csv_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
     names = [name if (n := names[:i].count(name)) == 0 else f"{name}_{n + 1}" for i, name in enumerate(names)]
     for line, cells in records:
       if isinstance(cells, list) and len(cells) != len(names):
-        yield line, f"{len(cells)} cells where the first row has {len(names)}"
+        yield line, f"{len(cells)} cells where {f'{file.prefix}columns' if file.columns else 'the first row'} has {len(names)}"
       else:
         yield line, cells if isinstance(cells, str) else dict(zip(names, cells, strict=True))
 

@@ -50,6 +50,7 @@ class Table:
   encoding: str = "utf-8-sig"  # UTF-8, with or without a byte-order mark
   delimiter: str = ""  # of csv and tsv; unset is a comma in csv and a tab in tsv, \t is a tab
   quoting: bool = True  # of csv and tsv; false takes quotes as text
+  columns: tuple[str, ...] = ()  # names of the columns of csv and tsv files that have no line of names
   on_bad_row: str = "error"  # or skip, which leaves bad rows out and counts them
 
   def __post_init__(self):
@@ -60,6 +61,8 @@ class Table:
       file.check()
     if len(self.text) not in (1, 2) or len({*self.text, self.label}) < len(self.text) + 1:
       raise ConfigError(f"data.text={self.text!r}: accepted are one column, or two for pairs, other than data.label")
+    if len(set(self.columns)) < len(self.columns):
+      raise ConfigError(f"data.columns={self.columns!r}: a name stands twice")
     if self.on_bad_row not in BAD_ROWS:
       raise ConfigError(f"data.on_bad_row={self.on_bad_row!r}: accepted are {', '.join(BAD_ROWS)}")
     if self.label_type not in LABEL_TYPES:
@@ -67,7 +70,7 @@ class Table:
     if self.label_type != "class" and not self.label:
       raise ConfigError(f"data.label_type={self.label_type!r}: no effect; data.label names no column")
     if not any(file.suffix in DELIMITERS for file in self._files.values()):
-      for name, default in (("delimiter", ""), ("quoting", True)):
+      for name, default in (("delimiter", ""), ("quoting", True), ("columns", ())):
         if getattr(self, name) != default:
           raise ConfigError(f"data.{name}={getattr(self, name)!r}: no effect; only {', '.join(DELIMITERS)} files have it")
 
@@ -156,7 +159,7 @@ class Table:
   def _files(self) -> dict[str, RowFile]:
     """By split; those that are set."""
     settings = {"train": "path", "validation": "validation", "test": "test"}
-    how = (self.encoding, self.delimiter, self.quoting)
+    how = (self.encoding, self.delimiter, self.quoting, self.columns)
     return {s: RowFile(getattr(self, name), f"data.{name}", *how) for s, name in settings.items() if getattr(self, name)}
 
   @functools.cached_property

@@ -356,3 +356,17 @@ def test_a_label_type_is_known_and_has_a_label(tmp_path):
     Table(path=path, label="label", label_type="real")
   with pytest.raises(ConfigError, match="data.label_type='number': no effect; data.label names no column"):
     Table(path=path, label_type="number")
+
+
+def test_columns_are_named_for_files_without_a_line_of_names(tmp_path):
+  path = write_csv(tmp_path / "x.csv", [("two", "b"), ("three", "a")], header="one,b")
+  found = examples(Table(path=path, columns=("said", "kind"), text=("said",), label="kind", validation=path, test=path))
+  assert {example["text"]: example["label"] for example in found} == {"one": "b", "two": "b", "three": "a"}
+  with pytest.raises(ConfigError, match=r"x.csv line 1: 2 cells where data.columns has 3"):
+    every(path=path, columns=("text", "other", "label"))
+  with pytest.raises(ConfigError, match=r"data.label='x': no such column in .*the nearest first: 'a', 'text'|'text', 'a'"):
+    every(path=path, columns=("text", "a"), label="x")
+  with pytest.raises(ConfigError, match="data.columns=.*: a name stands twice"):
+    Table(path=path, columns=("text", "text"))
+  with pytest.raises(ConfigError, match="data.columns=.*: no effect; only .csv"):
+    Table(path=write_parquet(tmp_path / "x.parquet", {"text": ["a"]}), columns=("text",))
