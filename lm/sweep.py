@@ -75,7 +75,7 @@ def load_sweep(path: str) -> Sweep:
 
 
 def make_trials(sweep: Sweep, directory: Path) -> list[Trial]:
-  """All trials with their workdirs: DIR/<config stem>[-<setting>=<value> ...]-s<seed>. Checks every config first.
+  """All trials with their workdirs: DIR/<config stem>[-<argument>][-<setting>=<value> ...]-s<seed>. Checks every config first.
 
   Raises:
     ConfigError: a config is wrong, or two trials would share a workdir.
@@ -83,14 +83,19 @@ def make_trials(sweep: Sweep, directory: Path) -> list[Trial]:
   points = [dict(zip(sweep.grid, values, strict=True)) for values in itertools.product(*sweep.grid.values())]
   trials: list[Trial] = []
   for path, point, seed in itertools.product(sweep.configs, points, sweep.seeds):
-    parts = [Path(path.partition(":")[0]).stem, *(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in point.items())]
+    file, _, argument = path.partition(":")
+    parts = [
+      Path(file).stem,
+      *([argument] if argument else []),
+      *(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in point.items()),
+    ]
     variant = re.sub(r"[^\w.=+-]+", "_", "-".join(parts))  # a value may hold what a file name may not
     trials.append((variant, seed, config.load(path, {**point, "seed": seed}), directory / f"{variant}-s{seed}"))
   workdirs = [str(workdir) for *_, workdir in trials]
   twice = sorted({workdir for workdir in workdirs if workdirs.count(workdir) > 1})
   if twice:
     raise ConfigError(
-      f"two trials would share the workdir {twice[0]}; configs need file names of their own, seeds and points differ"
+      f"two trials would share the workdir {twice[0]}; configs need names or arguments of their own, seeds and points differ"
     )
   return trials
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test asks nobody
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# The scheduler for concurrency lets two devices begin independent collectives in different orders, and wait for each other.
+FAKE_DEVICES = " --xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FAKE_DEVICES
 
 import jax
 import pytest
