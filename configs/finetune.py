@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained model on a table of your own: one text or two per row, and a label or a number.
+"""Fine-tune a pretrained model on data of your own: a label or a number for a text or a pair, or a tag for every word.
 
 python -m lm.main --config=configs/finetune.py --workdir=runs/reviews --config.init_from=runs/tiny_mlm \\
   --config.data.path=reviews.csv --config.data.text=review --config.data.label=stars --config.peft=lora
@@ -14,6 +14,15 @@ errors. Scores of 0 to 5 are learned as they are:
 
 python -m lm.main --config=configs/finetune.py:regress --workdir=runs/alike --config.init_from=runs/tiny_mlm \\
   --config.data.path=pairs.csv --config.data.text=sentence1,sentence2 --config.data.label=score
+
+Named entities in CoNLL files, tags in BIO, IOB or BIOES; it ends with precision, recall and F1 by type, as seqeval counts:
+
+python -m lm.main --config=configs/finetune.py:tag --workdir=runs/names --config.init_from=runs/tiny_mlm \\
+  --config.data.path=wnut17train.conll --config.data.validation=emerging.dev.conll
+
+`--config.task.scheme=bioes` learns BIOES, `plain` tags that are no entities (parts of speech); `--config.data.token_column=0
+--config.data.tag_column=-1` say the columns. Spans in JSON, as CLUENER has them, where every character has a tag:
+`--config.data="spans(path='train.json',validation='dev.json')" --config.task.words=character`.
 """
 
 from ml_collections import ConfigDict
@@ -22,13 +31,15 @@ from ml_collections import ConfigDict
 KINDS = {
   "": ("classify", dict(name="table", label="label")),
   "regress": ("regress", dict(name="table", label="label", label_type="number")),
+  "tag": ("tag", dict(name="conll")),
 }
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "" for classification, regress for numbers."""
+  """arg: "" for classification, regress for numbers, tag for words."""
   if arg not in KINDS:
-    raise ValueError(f"configs/finetune.py:{arg}: accepted are '' (classification of texts or pairs) and regress (a number)")
+    kinds = "'' (classification of texts or pairs), regress (a number for them) and tag (named entities)"
+    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}")
   task, data = KINDS[arg]
   return ConfigDict(
     dict(

@@ -259,6 +259,7 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
 # What a task needs of its source, by `Task.targets`: in words, how many, and the settings that give them.
 TARGETS = {
   "labels": ("labelled examples of 2 classes or more", 2, "data.label"),
+  "tags": ("tagged sentences of 2 tags or more", 2, "data=conll(path=FILE), data=spans(path=FILE)"),
   "numbers": ("examples labelled with numbers", 1, "data.label with data.label_type=number"),
 }
 

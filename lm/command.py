@@ -156,7 +156,7 @@ def next_commands(workdir: Path, heads: set[str], exports: bool) -> list[str]:
   lines = [f"python -m lm.main --mode=evaluate --workdir={workdir} --checkpoint=best"]
   if "lm" in heads:
     lines.append(f'python -m tools.generate --workdir={workdir} --prompt="..."')
-  if "classify" in heads:
+  if heads & {"classify", "tag"}:
     lines.append(
       f"python -m lm.main --mode=predict --workdir={workdir} --checkpoint=best --input=rows.csv --output=predictions.jsonl"
     )

@@ -111,11 +111,13 @@ class Predictor:
   def predict_counted(self, texts: Iterable[Example], batch_size: int = 32, task: str = "") -> tuple[list[dict[str, Any]], int]:
     """`predict`, and how many texts were cut instead of a warning."""
     chosen = self.tasks[self.find_task(task)]
-    result = self._run(chosen, _rows(texts, getattr(chosen, "pair", False)), batch_size)
+    rows = _rows(texts, getattr(chosen, "pair", False))
+    result = self._run(chosen, rows, batch_size)
     if result is None:
       return [], 0
     assert len(np.unique(result.owner_N)) == len(result.owner_N), "a task that describes predictions stores one per example"
-    return chosen.describe_predictions(result.arrays, self.tokenizer), result.num_cut
+    described = chosen.describe_predictions(result.arrays, self.tokenizer)
+    return [chosen.quote(found, row) for found, row in zip(described, rows, strict=True)], result.num_cut
 
   def find_task(self, task: str = "") -> str:
     """The name of the task that predicts, or that one if it does.
@@ -261,8 +263,7 @@ class Predictor:
         found = jax.device_get(_predict(objective, self.params, sharding.place(batch, self.mesh)))
         filled = sequence_B != EMPTY
         for name, values in found.items():
-          whole = arrays.setdefault(name.split("/", 1)[1], np.zeros((len(owner_N), *values.shape[1:]), values.dtype))
-          whole[sequence_B[filled]] = values[filled]
+          _put(arrays, name.split("/", 1)[1], sequence_B[filled], values[filled], len(owner_N))
     return _Result(arrays, owner_N, int(np.sum(kept.lengths > self.max_len)))
 
   def _lengths(self, longest: int) -> tuple[int, ...]:
@@ -296,8 +297,16 @@ def _rows(texts: Iterable[Example], pair: bool = False) -> list[Mapping[str, Any
       raise ConfigError(
         f"texts[{i}]: expected texts in {' and '.join(wanted)}; the row has {', '.join(map(str, row)) or 'none'}"
       )
-    rows.append({name: value for name, value in row.items() if name != "label"})
+    rows.append({name: value for name, value in row.items() if name not in ("label", "tags")})
   return rows
+
+
+def _put(arrays: dict[str, np.ndarray], name: str, places: np.ndarray, values: np.ndarray, count: int) -> None:
+  """Puts values [R, ...] at places [R] of an array [count, ...] that grows where rows are longer than those before: zeros."""
+  whole = arrays.get(name, np.zeros((count, *values.shape[1:]), values.dtype))
+  grow = [(0, max(new - old, 0)) for new, old in zip(values.shape[1:], whole.shape[1:], strict=True)]
+  arrays[name] = whole = np.pad(whole, [(0, 0), *grow]) if any(more for _, more in grow) else whole
+  whole[(places, *(slice(size) for size in values.shape[1:]))] = values
 
 
 def _warn_cut(num_cut: int, total: int, max_len: int) -> None:

@@ -20,6 +20,12 @@ TEXTS = tuple(f"The {noun} {verb} number {i}.\n  It returns {i * 7} and {noun}s.
   [("module", "reads"), ("list", "sorts"), ("file", "opens with"), ("parser", "accepts"), ("queue", "holds")] * 8
 ))  # fmt: skip
 LABELS = tuple(text.split()[1] for text in TEXTS)
+# Its third word is an act, of two words where a "with" follows; the one before it and the last one are things.
+tags_of = lambda text: [
+  "I-act" if word == "with" else {1: "B-thing", 2: "B-act", len(text.split()) - 1: "B-thing"}.get(i, "O")
+  for i, word in enumerate(text.split())
+]
+TAGS = tuple(" ".join(tags_of(text)) for text in TEXTS)
 SIZES = {"num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64, "max_len": 128}
 # The first preset of every family file, and those for study.
 _BY_FILE = {plug.describe("model", name): name for name in reversed(plug.names("model"))}
@@ -89,6 +95,7 @@ def make_examples(kind, texts=TEXTS) -> list[dict]:
   makers = {
     "classify": lambda text: {"text": text, "label": [*text.split(), "", ""][1]},
     "regress": lambda text: {"text": text, "label": str(len([*text.split(), "", ""][1]) / 2)},
+    "tag": lambda text: {"text": text, "tokens": text.split(), "tags": tags_of(text)},
     "sft": lambda text: {"prompt": asked(text), "response": said(text)},
   }
   return [makers.get(kind, lambda text: {"text": text})(text) for text in texts]
@@ -99,6 +106,8 @@ def make_data(kind, texts=TEXTS) -> dict:
   examples = make_examples(kind, texts)
   if kind in ("classify", "regress"):
     return {"name": "memory", "texts": tuple(texts), "text_labels": tuple(example["label"] for example in examples)}
+  if kind == "tag":
+    return {"name": "memory", "texts": tuple(texts), "text_tags": tuple(" ".join(example["tags"]) for example in examples)}
   if examples[0].keys() == {"text"}:
     return {"name": "memory", "texts": tuple(texts)}
   return {"name": "memory", "rows": tuple(map(json.dumps, examples))}

@@ -15,7 +15,8 @@ class Source(Protocol):
   """A frozen dataclass with a field `split`, one of SPLITS.
 
   A source of labelled examples also has `labels`, the label set of its training split as a tuple of names; one whose labels
-  are numbers has `numbers` instead, those of its training split. One whose `pairs` is true gives {"text", "text_pair"}. What
+  are numbers has `numbers` instead, those of its training split; one of tagged sentences has `tags`, and gives {"tokens",
+  "tags", "text"}. One whose `pairs` is true gives {"text", "text_pair"}. What
   `describe()` returns, if it is there, is said when a run starts.
   `locate(index)`, if it is there, says where an example is from: {"file": "reviews.csv", "line": 3}.
   """

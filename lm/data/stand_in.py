@@ -35,6 +35,7 @@ class StandInSource:
   pairs: bool
   labels: tuple[str, ...] = LABELS
   numbers: tuple[float, ...] = (0.0, 1.0)
+  tags: tuple[str, ...] = ("B-0", "I-0", "O")
 
   @classmethod
   def of(cls, data: Plug) -> "StandInSource":

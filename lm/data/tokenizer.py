@@ -22,7 +22,7 @@ PAD, UNK, BOS, EOS, MASK = "<pad>", "<unk>", "<s>", "</s>", "[MASK]"
 HF_PREFIX = "huggingface-"  # of the fingerprints of tokenizers that are saved as a folder
 SPACE_MARK = "\u2581"
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
-_UNSPACED = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # kana, Han
+UNSPACED = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # kana, Han
 _MAX_LINE = 1 << 16  # bytes; the trainer leaves out longer lines, so they are cut
 _MIN_VOCAB = 262  # 256 bytes, the five specials, the newline
 
@@ -108,7 +108,7 @@ def _starts_word(piece: str) -> bool:
     return 0xE3 <= value <= 0xE9 or value < 128 and not chr(value).isalnum()
   first = piece[:1]
   inside = first.isalnum() or unicodedata.category(first or " ").startswith("M")  # a letter's marks are no letters
-  return not inside or bool(_UNSPACED.match(piece))
+  return not inside or bool(UNSPACED.match(piece))
 
 
 class Bytes(Tokenizer):

@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:
-  """kind: lm, mlm, classifier or pair. num_outputs: classes of the last two; the vocabulary heads take the model's."""
+  """kind: lm, mlm, classifier, pair or tagger. num_outputs: classes of the last three; the others take the vocabulary's."""
 
   kind: str
   num_outputs: int = 0

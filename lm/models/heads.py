@@ -1,4 +1,4 @@
-"""What stands on the backbone: language-model, masked-language-model and classifier heads. Logits are fp32.
+"""What stands on the backbone: heads of language models, masked ones, classifiers and taggers. Logits are fp32.
 
 A task asks for a head by a `HeadSpec`; two tasks of one run may share a head of the same name and spec.
 """
@@ -90,5 +90,24 @@ class PairHead(ClassifierHead):
   out: str = "pair"
 
 
-HEADS = {"lm": LmHead, "mlm": MlmHead, "classifier": ClassifierHead, "pair": PairHead}
+class TaggerHead(nn.Module):
+  """Class logits [..., N] of every hidden state: ModernBERT's transform where the model has it, dropout, linear. No pooler."""
+
+  cfg: TransformerConfig
+  spec: HeadSpec
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
+    cfg = self.cfg
+    if cfg.pooler == "mlm":
+      h = _transform(cfg, h, self.dtype)
+    h = Dropout(cfg.dropout_rate, name="dropout")(h, row_B)
+    out = Linear(
+      (self.spec.num_outputs,), ("embed", "classes"), bias=True, stddev=cfg.init_stddev, dtype=self.dtype, name="out"
+    )
+    return out(h).astype(jnp.float32)
+
+
+HEADS = {"lm": LmHead, "mlm": MlmHead, "classifier": ClassifierHead, "pair": PairHead, "tagger": TaggerHead}
 ROW_HEADS = ("classifier", "pair")  # those that read one hidden state per row

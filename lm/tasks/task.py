@@ -113,6 +113,11 @@ class Task:
     """What `predict` gave for R rows (host arrays [R, ...] by its names), as R dicts of plain Python for people and JSON."""
     raise NotImplementedError
 
+  def quote(self, described: dict[str, Any], example: Mapping[str, Any]) -> dict[str, Any]:
+    """What `describe_predictions` gave for an example, with the parts of its text that it points at."""
+    del example
+    return described
+
   @property
   def predicts(self) -> bool:
     """Whether it says something about each row that a user can read."""

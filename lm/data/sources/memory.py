@@ -11,12 +11,13 @@ from lm.data.rows import parse_json
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """The same texts, with labels or without, or the same rows of any columns, in every split."""
+  """The same texts, with labels, tags or neither, or the same rows of any columns, in every split."""
 
   split: str = "train"
   texts: tuple[str, ...] = ()  # one per example
   text_labels: tuple[str, ...] = ()  # one per text; the label set is their sorted set
   rows: tuple[str, ...] = ()  # instead of texts: JSON objects, one per example, such as '{"prompt": "Hi", "response": "Yo"}'
+  text_tags: tuple[str, ...] = ()  # one per text: a tag for each of its words, which blanks part; "B-PER I-PER O"
 
   def __post_init__(self):
     if self.rows and self.texts:
@@ -26,6 +27,17 @@ class Memory:
         raise ConfigError(f"data.rows[{i}]={row!r}: {found}")
     if self.text_labels and len(self.text_labels) != len(self.texts):
       raise ConfigError(f"data.text_labels: {len(self.text_labels)} labels for {len(self.texts)} texts")
+    if self.text_tags and len(self.text_tags) != len(self.texts):
+      raise ConfigError(f"data.text_tags: {len(self.text_tags)} of {len(self.texts)} texts")
+
+    for i, (text, tags) in enumerate(zip(self.texts, self.text_tags, strict=False)):
+      if len(text.split()) != len(tags.split()):
+        raise ConfigError(f"data.text_tags[{i}]={tags!r}: has {len(tags.split())} tags for {len(text.split())} words")
+
+  @property
+  def tags(self) -> tuple[str, ...]:
+    """The set of tags, sorted."""
+    return tuple(sorted({tag for tags in self.text_tags for tag in tags.split()}))
 
   @property
   def labels(self) -> tuple[str, ...]:
@@ -46,10 +58,11 @@ class Memory:
   def __getitem__(self, index: int) -> dict[str, Any]:
     if self.rows:
       return json.loads(self.rows[index])
-    example = {"text": self.texts[index]}
-    return example | ({"label": self.text_labels[index]} if self.text_labels else {})
+    text = self.texts[index]
+    example: dict[str, Any] = {"text": text} | ({"label": self.text_labels[index]} if self.text_labels else {})
+    return example | ({"tokens": text.split(), "tags": self.text_tags[index].split()} if self.text_tags else {})
 
   def fingerprint(self) -> str:
-    """Hash of texts and labels, or of rows."""
-    what = self.rows or (self.texts, self.text_labels)
+    """Hash of texts, labels and tags, or of rows."""
+    what = self.rows or (self.texts, self.text_labels, *([self.text_tags] if self.text_tags else []))
     return hashlib.sha256(repr(what).encode()).hexdigest()

@@ -1,0 +1,171 @@
+"""A tag for every word, as named entities have (Tjong Kim Sang and De Meulder 2003), read at the first piece of each."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from lm.config import ConfigError
+from lm.data import tagging
+from lm.models.head_spec import HeadSpec
+from lm.shapes import Field
+from lm.tasks.task import Task
+from lm.tasks.text_rows import PLACE, in_order, lay_out
+
+PLAIN = "plain"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tag(Task):
+  """Sequence labelling.
+
+  `prepare({"tokens": ["New", "York"], "tags": ["B-LOC", "I-LOC"], "text": "New York"})` stores tokens [cls sep new yo rk],
+  words [0 0 1 2 0] and tags [0 0 2 3 0]: at the first piece of each word its number and its class, both from 1. Other pieces,
+  and the words of an example without tags, have no weight. `corrupt` puts sep behind the text: a row that is cut keeps it.
+
+  Tags in any of BIO, IOB and BIOES are read as entities and written in the scheme that is learned. A text without tokens
+  is parted as `words` says.
+  """
+
+  tags: tuple[str, ...] = ()  # those of the data; empty takes those of the source's training split
+  scheme: str = "bio"  # how the model writes entities: bio or bioes; plain learns tags that are no entities as they are
+  words: str = "word"  # how a text without tokens is parted: word (signs and Chinese characters alone), space or character
+
+  packed = False
+  prepare_fields = ("tags", "scheme", "words")
+  targets = "tags"
+  evaluators = (("tagging", "validation"), ("tagging", "test"))
+  head = "tag"
+
+  def __post_init__(self):
+    if self.scheme not in (*tagging.SCHEMES, PLAIN):
+      raise ValueError(f"task.scheme={self.scheme!r}: accepted are {', '.join(tagging.SCHEMES)}, {PLAIN}")
+    if self.words not in tagging.WORDS:
+      raise ValueError(f"task.words={self.words!r}: accepted are {', '.join(tagging.WORDS)}")
+    for tag in self.tags if self.has_entities else ():
+      self._check(tag)
+
+  @property
+  def has_entities(self) -> bool:
+    """Whether tags write entities."""
+    return self.scheme != PLAIN
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """The tags that the model tells apart: all of the scheme's, O first, or those of the data."""
+    return _classes(self.tags, self.scheme)
+
+  @property
+  def head_spec(self) -> HeadSpec:
+    return HeadSpec("tagger", num_outputs=len(self.classes))
+
+  @property
+  def fields(self) -> dict[str, Field]:
+    return {"tokens": Field(("T",)), "word": Field(("T",)), "tag": Field(("T",)), "place": PLACE}
+
+  def prepare(self, example, tok):
+    ids, word = tagging.align(example["text"], self._places(example), tok)
+    tokens, place = lay_out(tok, ids)  # of a single text: [cls sep], then the text in its order
+    word = np.concatenate([np.zeros(2, np.int32), word])
+    tag = np.zeros_like(word)
+    if "tags" in example:
+      number = {name: i for i, name in enumerate(self.classes, 1)}
+      of_word = np.asarray([0, *(number[name] for name in self.rewrite(example["tags"], example["tokens"]))], np.int32)
+      tag = of_word[word]
+    return [{"tokens": tokens, "place": place, "word": word, "tag": tag}]
+
+  def rewrite(self, tags, tokens):
+    """A sentence's tags in the scheme that is learned.
+
+    Raises:
+      ConfigError: not a tag per token, or one that the training split does not have.
+    """
+    if len(tags) != len(tokens):
+      raise ConfigError(f"tags: {len(tags)} for {len(tokens)} tokens")
+    if not self.has_entities:
+      if unknown := next((tag for tag in tags if tag not in self.tags), ""):
+        raise ConfigError(f"tag {unknown!r}: is not among the {len(self.tags)} tags of training: {', '.join(self.tags)[:200]}")
+      return list(tags)
+    known = tagging.types(self.tags)
+    for tag in set(tags):
+      self._check(tag)
+      if tag != tagging.OUTSIDE and tag.partition("-")[2] not in known:
+        raise ConfigError(f"tag {tag!r}: its type is none of training: {', '.join(known)[:200]}")
+    return tagging.write(tagging.read(tags), len(tags), self.scheme)
+
+  def corrupt(self, rows, noise, tok, width):
+    tokens_RT, word_RT, tag_RT = in_order(rows, "tokens", "word", "tag")
+    return {
+      "tokens": tokens_RT,
+      "word": word_RT,
+      "label": np.maximum(tag_RT - 1, 0),
+      "weights": (tag_RT > 0).astype(np.float32),
+    }
+
+  def show_target(self, row):
+    return " ".join(self.classes[label] for label in row["label"][row["weights"] > 0])
+
+  def denominators(self, batch):
+    weight = batch["weights"].sum()
+    return {"loss": weight, "accuracy": weight}
+
+  def loss(self, forward, batch, rng):
+    return forward.token_sums(forward(batch, rng), batch["label"], batch["weights"], batch, rng)
+
+  def predict(self, forward, batch):
+    scores_BTN = forward.probabilities(forward(batch), batch)
+    found = {"tag": scores_BTN.argmax(-1), "score": scores_BTN.max(-1)}
+    return found | {name: batch[name] for name in ("word", "label", "weights")}
+
+  def describe_predictions(self, arrays, tok):
+    rows = zip(arrays["word"], arrays["tag"], arrays["score"], strict=True)
+    return [self._describe(word_T, tag_T, score_T) for word_T, tag_T, score_T in rows]
+
+  def quote(self, described, example):
+    """Tags for all words, of which those that were not seen are O ("" of plain tags); the texts of words and entities."""
+    text, places = example["text"], self._places(example)
+    unseen = tagging.OUTSIDE if self.has_entities else ""
+    found = {
+      "words": [text[start:stop] for start, stop in places],
+      "tags": described["tags"] + [unseen] * (len(places) - len(described["tags"])),
+    }
+    if self.has_entities:
+      found["entities"] = []
+      for entity in described["entities"]:
+        first, stop = entity["words"]
+        start, end = places[first][0], places[stop - 1][1]
+        found["entities"].append({"text": text[start:end], "start": start, "stop": end} | entity)
+    return found
+
+  def _describe(self, word_T, tag_T, score_T):
+    """Tags up to the last word that was seen, and what they write; words in between that have no piece are O."""
+    count, seen = int(word_T.max(initial=0)), word_T > 0
+    tags = [tagging.OUTSIDE if self.has_entities else ""] * count
+    scores = np.ones(count)
+    for number, tag, score in zip(word_T[seen], tag_T[seen], score_T[seen], strict=True):
+      tags[number - 1], scores[number - 1] = self.classes[tag], score
+    if not self.has_entities:
+      return {"tags": tags}
+    entities = [
+      {"type": kind, "words": [first, stop], "score": float(scores[first:stop].mean())}
+      for kind, first, stop in tagging.read(tags)
+    ]
+    return {"tags": tags, "entities": entities}
+
+  def _places(self, example):
+    """Where the words of an example stand in its text."""
+    if "tokens" not in example:
+      return tagging.split_words(example["text"], self.words)
+    places = tagging.find_words(example["text"], example["tokens"])
+    if places is None:
+      raise ConfigError(f"tokens: do not stand in the text in their order: {' '.join(example['tokens'])[:80]!r}")
+    return places
+
+  def _check(self, tag):
+    if wrong := tagging.check(tag):
+      raise ConfigError(f"tag {tag!r}: {wrong}; task.scheme={PLAIN} learns any tags as they are")
+
+
+@functools.lru_cache
+def _classes(tags: tuple[str, ...], scheme: str) -> tuple[str, ...]:
+  return tagging.classes(tagging.types(tags), scheme) if scheme != PLAIN else tags
