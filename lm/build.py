@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lm.optim.optimizer import Optimizer
 from lm.peft.peft import Peft
 from lm.program import Spec, make_program
 from lm.run import Base, Outline, Run
+from lm.tasks.classify import Classify
 from lm.tasks.cross_entropy import Softening
 from lm.tasks.objective import Objective
 from lm.tasks.task import Task
@@ -235,6 +237,7 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
   task: Task = plug.make("task", stream.task)
   if task.targets:
     task = _with_targets(name, stream, task, getattr(source(name, "train"), task.targets, ()))
+    task = _balanced(task, source(name, "train"))
   pairs = getattr(source(name, "train"), "pairs", False)
   if getattr(task, "pair", False) and not pairs or pairs and not hasattr(task, "pair"):
     number = lambda two: "two texts" if two else "one text"
@@ -276,6 +279,15 @@ def _with_targets(name: str, stream: Stream, task: Task, found: Sequence[Any]) -
     )
   held = getattr(task, task.targets, None)
   return task if held is None else dataclasses.replace(task, **{task.targets: held or tuple(found)})
+
+
+def _balanced(task: Task, source: Any) -> Task:
+  """A task with the class weights that its training split gives, where it asks for them."""
+  if not isinstance(task, Classify) or not task.is_to_balance:
+    return task
+  return task.balanced(
+    Counter(example["label"] for example in map(source.__getitem__, range(len(source))) if "label" in example)
+  )
 
 
 def _task_keys(tasks: dict[str, Task]) -> dict[str, str]:

@@ -37,6 +37,12 @@ class StandInSource:
   numbers: tuple[float, ...] = (0.0, 1.0)
   tags: tuple[str, ...] = ("B-0", "I-0", "O")
 
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def __getitem__(self, index: int) -> dict[str, str]:
+    return {"label": self.labels[index]}  # one of each: what counts labels finds them all
+
   @classmethod
   def of(cls, data: Plug) -> "StandInSource":
     """pairs as the option `text` of the data says."""

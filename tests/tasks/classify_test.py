@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -129,3 +130,57 @@ def test_a_causal_model_is_read_at_the_last_token_and_others_at_the_first(causal
   segment_ids = (np.arange(6)[None, :] < np.array([[6], [4], [1]])).astype(int)
   found = Classify(tuple("abcdef")).predict(places, {"segment_ids": segment_ids, "label": None, "weights": None})
   assert found["scores"].argmax(-1).tolist() == ([5, 3, 0] if causal else [0, 0, 0])
+
+
+def test_class_weights_weigh_the_loss_and_not_the_accuracy():
+  plain, weighted = (
+    make_run("classify", task={"name": "classify", "class_weights": weights}) for weights in ((), ("list=4", "queue=0.5"))
+  )
+  params, batch = plain.init_state().params, weighted.loader.batch(0)
+  by_row = [
+    {
+      name: float(x)
+      for name, x in plain.program.spec.objective.sums(params, jax.tree.map(lambda x, r=r: x[r : r + 1], batch)).items()
+    }
+    for r in range(8)
+  ]
+  labels = [weighted.tasks["classify"].labels[i] for i in batch["classify"]["label"]]
+  weights = [{"list": 4.0, "queue": 0.5}.get(label, 1.0) for label in labels]
+  assert len(set(weights)) == 3
+  found = weighted.program.spec.objective.sums(params, batch)
+  assert float(found["classify/loss"]) == pytest.approx(
+    sum(w * row["classify/loss"] for w, row in zip(weights, by_row, strict=True))
+  )
+  assert float(found["classify/accuracy"]) == sum(row["classify/accuracy"] for row in by_row)
+  denominators = weighted.program.spec.objective.denominators(batch)
+  assert (float(denominators["classify/loss"]), float(denominators["classify/accuracy"])) == (sum(weights), 8)
+
+
+def test_balanced_weights_are_counted_in_the_training_rows_and_kept(tmp_path):
+  rows = [f"text {i},{'a' if i % 10 else 'b=c'}" for i in range(40)]
+  (tmp_path / "x.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+  files = {"path": str(tmp_path / "x.csv"), "validation": str(tmp_path / "x.csv"), "test": str(tmp_path / "x.csv")}
+  task = {"name": "classify", "class_weights": "balanced"}
+  run = make_run("classify", task=task, data={"name": "table", "label": "label", **files})
+  (task,) = run.tasks.values()
+  np.testing.assert_allclose(task.weight_by_label(), [40 / 2 / 36, 40 / 2 / 4], rtol=1e-5)
+  assert run.described_tasks["classify"]["class_weights"] == task.class_weights == ("a=0.555556", "b=c=5")
+  assert sum(task.weight_by_label() * [36, 4]) == pytest.approx(40)
+
+
+@pytest.mark.parametrize(
+  ("weights", "message"),
+  [
+    (("c=1",), "task.class_weights='c=1': label 'c' is none of a, b; accepted are balanced, or label=number"),
+    (("balance",), "task.class_weights='balance': label '' is none of a, b"),
+    (("a=1", "a=2"), "task.class_weights='a=2': is given twice"),
+    (("a=0",), "task.class_weights='a=0': accepted are label=number with numbers above 0"),
+    (("a=nan",), "task.class_weights='a=nan': accepted are"),
+    (("a=many",), "task.class_weights='a=many': accepted are"),
+  ],
+)
+def test_bad_class_weights_are_one_line(weights, message):
+  with pytest.raises(ConfigError, match=message):
+    Classify(("a", "b"), class_weights=weights)
+  with pytest.raises(ConfigError, match="balanced: no training row has the label 'b'"):
+    Classify(("a", "b"), class_weights=("balanced",)).balanced({"a": 3})
