@@ -23,6 +23,7 @@ from lm.models.transformer_config import TransformerConfig
 from lm.peft.lora import Lora
 from lm.tasks.classify import Classify
 from lm.tasks.forward import pool
+from lm.tasks.multilabel import Multilabel
 from lm.tasks.task import Task
 from lm.tasks.text_rows import TextRows
 
@@ -43,7 +44,7 @@ class Pretrained:
   @property
   def labels(self) -> tuple[str, ...]:
     """Of its classifier, in the order of its outputs; () without one, or where its output is a number."""
-    return next((task.labels for task in self.tasks.values() if isinstance(task, Classify)), ())
+    return next((task.labels for task in self.tasks.values() if isinstance(task, Classify | Multilabel)), ())
 
   @property
   def pooling(self) -> str:
@@ -68,7 +69,9 @@ class Pretrained:
     if kind != "classifier":
       return described
     names = dict(enumerate(self.labels or ("LABEL_0",)))
-    described |= {} if self.labels else {"problem_type": "regression"}
+    several = any(isinstance(task, Multilabel) for task in self.tasks.values())
+    problem = "multi_label_classification" if several else "" if self.labels else "regression"
+    described |= {"problem_type": problem} if problem else {}
     described |= {"id2label": {str(i): name for i, name in names.items()}, "label2id": {name: i for i, name in names.items()}}
     return described | settings.write_pooling(family, cfg.causal, self.pooling)
 

@@ -26,7 +26,7 @@ from lm.tasks.task import Task
 
 # What a tokenizer of a Hugging Face directory is read from.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *hf_tokenizer.SENTENCEPIECE, hf_tokenizer.SHIFTED)
-# The task that reads a head of a Hugging Face checkpoint, by the head's kind; a classifier's is classify or regress.
+# The task that reads a head of a Hugging Face checkpoint, by the head's kind; a classifier's is one of three.
 TASKS = {"lm": "causal", "mlm": "mlm"}
 
 
@@ -220,6 +220,7 @@ def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
     return {key: plug.make("task", parse_plug(f"{path}: task", value)) for key, value in kept.items()}
   found = scan(path)
   labels, pooling = weights.labels(found), ("pooling", settings.read_pooling(found.family, found.settings))
-  reads = Plug("classify", (pooling, ("labels", labels))) if labels else Plug("regress", (pooling,))
+  name = "multilabel" if found.settings.get("problem_type") == weights.LABEL_PROBLEMS[1] else "classify"
+  reads = Plug(name, (pooling, ("labels", labels))) if labels else Plug("regress", (pooling,))
   plugs = [reads if kind == "classifier" else Plug(TASKS[kind]) for kind in weights.head_kinds(found.model)]
   return {plugin.name: plug.make("task", plugin) for plugin in plugs}

@@ -95,6 +95,7 @@ def make_examples(kind, texts=TEXTS) -> list[dict]:
   makers = {
     "classify": lambda text: {"text": text, "label": [*text.split(), "", ""][1]},
     "regress": lambda text: {"text": text, "label": str(len([*text.split(), "", ""][1]) / 2)},
+    "multilabel": lambda text: {"text": text, "label": [*text.split(), "", ""][1:3]},
     "tag": lambda text: {"text": text, "tokens": text.split(), "tags": tags_of(text)},
     "sft": lambda text: {"prompt": asked(text), "response": said(text)},
   }
@@ -106,6 +107,9 @@ def make_data(kind, texts=TEXTS) -> dict:
   examples = make_examples(kind, texts)
   if kind in ("classify", "regress"):
     return {"name": "memory", "texts": tuple(texts), "text_labels": tuple(example["label"] for example in examples)}
+  if kind == "multilabel":
+    labels = tuple("+".join(example["label"]) for example in examples)
+    return {"name": "memory", "texts": tuple(texts), "text_labels": labels, "label_separator": "+"}
   if kind == "tag":
     return {"name": "memory", "texts": tuple(texts), "text_tags": tuple(" ".join(example["tags"]) for example in examples)}
   if examples[0].keys() == {"text"}:

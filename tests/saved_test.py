@@ -10,6 +10,7 @@ import lm
 from lm import build, saved, train, tree
 from lm.config import ConfigError
 from lm.interop import load_pretrained, save_pretrained, weights
+from lm.tasks.multilabel import Multilabel
 from tests.conftest import LABELS, TEXTS, make_config, make_run
 from tests.interop.directories import GOLDEN, change, make
 
@@ -130,9 +131,13 @@ def test_what_is_neither_is_one_line_that_names_the_setting(tmp_path):
     build.make_run(make_config("mlm", init_from=str(tmp_path), model=None, tokenizer=""))
 
 
-def test_a_classifier_of_several_labels_at_once_is_refused(tmp_path):
+def test_a_classifier_of_several_labels_at_once_is_a_task_of_its_own_and_others_are_refused(tmp_path):
   folder = change(tmp_path / "x", "modernbert-mean", problem_type="multi_label_classification")
-  with pytest.raises(ConfigError, match="problem_type='multi_label_classification'; accepted are classifiers"):
+  (task,) = saved.load_tasks(folder).values()
+  assert isinstance(task, Multilabel) and len(task.labels) > 1
+  assert load_pretrained(folder).describe(saved.scan(folder).family)["problem_type"] == "multi_label_classification"
+  folder = change(tmp_path / "y", "modernbert-mean", problem_type="regression")
+  with pytest.raises(ConfigError, match="problem_type='regression'; accepted are single_label_classification, multi_label"):
     saved.load_tasks(folder)
 
 

@@ -33,6 +33,7 @@ HEADS = {
   "classifier": ("classify", "head_classify/out/kernel"),
 }
 POOLER = "head_classify/pooler/kernel"
+LABEL_PROBLEMS = ("single_label_classification", "multi_label_classification")
 TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": tensors.DTYPES["BF16"]}
 SHARD_BYTES = 5_000_000_000  # of a file, as transformers cuts them
 
@@ -194,10 +195,10 @@ def labels(checkpoint: Checkpoint) -> tuple[str, ...]:
   problem = checkpoint.settings.get("problem_type")
   if spec.num_outputs == 1 and problem in (None, "regression"):
     return ()
-  if problem not in (None, "single_label_classification") or spec.num_outputs == 1:
+  if problem not in (None, *LABEL_PROBLEMS) or spec.num_outputs == 1:
     raise ConfigError(
-      f"{checkpoint.directory}: its head gives {spec.num_outputs} outputs of problem_type={problem!r}; accepted are classifiers"
-      " of one label among several, and regression with one output"
+      f"{checkpoint.directory}: its head gives {spec.num_outputs} outputs of problem_type={problem!r}; accepted are"
+      f" {', '.join(LABEL_PROBLEMS)} of several outputs, and regression with one"
     )
   usual = {str(i): f"LABEL_{i}" for i in range(spec.num_outputs)}
   given = checkpoint.settings.get("id2label") or usual

@@ -78,7 +78,8 @@ class Classify(TextRows):
 
   def prepare(self, example, tok):
     if "label" in example and example["label"] not in self.labels:
-      raise ConfigError(f"task.labels: {example['label']!r} is not among the {len(self.labels)} labels")
+      several = ", and task 'multilabel' learns lists" if isinstance(example["label"], list) else ""
+      raise ConfigError(f"task.labels: {example['label']!r} is not among the {len(self.labels)} labels{several}")
     label = np.int32(self.labels.index(example["label"]) if "label" in example else NO_LABEL)
     return [self._columns(example, tok) | {"label": label}]
 

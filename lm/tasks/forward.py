@@ -92,6 +92,16 @@ class Forward:
     """The softmax of those logits."""
     return jax.nn.softmax(self.head(h, batch))
 
+  def independent_probabilities(self, h: jax.Array, batch: dict) -> jax.Array:
+    """The sigmoid of those logits."""
+    return jax.nn.sigmoid(self.head(h, batch))
+
+  def binary_loss(self, h: jax.Array, labels: jax.Array, weights: jax.Array, batch: dict, rng=None) -> jax.Array:
+    """Sum over rows of the mean binary cross-entropy of the logits, in nats. labels: [..., N], 0 or 1. weights: [...]."""
+    logits = self.head(h, batch, rng)
+    nats = -(labels * jax.nn.log_sigmoid(logits) + (1 - labels) * jax.nn.log_sigmoid(-logits))
+    return jnp.sum(weights * nats.mean(axis=-1))
+
   def at(self, positions_BP: jax.Array, batch: dict, rng: jax.Array | None = None) -> jax.Array:
     """Hidden states [B, P, D] at some positions of each row."""
     return jnp.take_along_axis(self(batch, rng), positions_BP[:, :, None], axis=1)

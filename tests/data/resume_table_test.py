@@ -29,7 +29,7 @@ def forms(task):
 
 
 def make_task(name):
-  options = OPTIONS.get(name, {}) | ({"labels": ("a", "b")} if name == "classify" else {})
+  options = OPTIONS.get(name, {}) | ({"labels": ("a", "b")} if name in ("classify", "multilabel") else {})
   options |= {"tags": ("B-act", "B-thing", "I-act", "O")} if name == "tag" else {}
   options |= {"pair_len": LENGTH - 3} if name == "sentence_pair" else {}
   return plug.make("task", plug.Plug(name, tuple(options.items())))
@@ -49,6 +49,8 @@ def make_store(name, task, part):
   examples = make_examples(name, TEXTS[part::3])
   if name == "classify":
     examples = [example | {"label": "ab"[i % 2]} for i, example in enumerate(examples)]
+  if name == "multilabel":
+    examples = [example | {"label": ["a"][: i % 2] + ["b"][: i // 2 % 2]} for i, example in enumerate(examples)]
   return Store(None, encode.collect(sequence for example in examples for sequence in task.prepare(example, Bytes())))
 
 

@@ -17,6 +17,7 @@ class Memory:
   texts: tuple[str, ...] = ()  # one per example
   text_labels: tuple[str, ...] = ()  # one per text; the label set is their sorted set
   rows: tuple[str, ...] = ()  # instead of texts: JSON objects, one per example, such as '{"prompt": "Hi", "response": "Yo"}'
+  label_separator: str = ""  # between the labels of a text that has any number of them; unset, it has one
   text_tags: tuple[str, ...] = ()  # one per text: a tag for each of its words, which blanks part; "B-PER I-PER O"
 
   def __post_init__(self):
@@ -42,7 +43,7 @@ class Memory:
   @property
   def labels(self) -> tuple[str, ...]:
     """The label set."""
-    return tuple(sorted(set(self.text_labels)))
+    return tuple(sorted({label for labels in self.text_labels for label in self._parts(labels)}))
 
   @property
   def numbers(self) -> tuple[float, ...]:
@@ -59,10 +60,17 @@ class Memory:
     if self.rows:
       return json.loads(self.rows[index])
     text = self.texts[index]
-    example: dict[str, Any] = {"text": text} | ({"label": self.text_labels[index]} if self.text_labels else {})
+    example: dict[str, Any] = {"text": text}
+    if self.text_labels:
+      parts = self._parts(self.text_labels[index])
+      example["label"] = parts if self.label_separator else parts[0]
     return example | ({"tokens": text.split(), "tags": self.text_tags[index].split()} if self.text_tags else {})
 
   def fingerprint(self) -> str:
     """Hash of texts, labels and tags, or of rows."""
-    what = self.rows or (self.texts, self.text_labels, *([self.text_tags] if self.text_tags else []))
+    given = [part for part in (self.text_tags, self.label_separator) if part]
+    what = self.rows or (self.texts, self.text_labels, *given)
     return hashlib.sha256(repr(what).encode()).hexdigest()
+
+  def _parts(self, labels: str) -> list[str]:
+    return [label for label in labels.split(self.label_separator) if label] if self.label_separator else [labels]

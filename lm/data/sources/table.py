@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from lm.config import ConfigError
-from lm.data.rows import BAD_ROWS, DELIMITERS, READERS, RowFile, read_texts
+from lm.data.rows import BAD_ROWS, DELIMITERS, READERS, Cells, RowFile, read_texts
 from lm.data.source import SPLITS, check_split
 
 BUCKETS = 10  # into which the hash of its text puts a row. One bucket is a held-out split, the others are train:
 HELD_OUT = {"validation": 2, "test": 7}
-LABEL_TYPES = ("class", "number")
+LABEL_TYPES = ("class", "number", "list")
+SEPARATOR = "|"
 SHOWN = 10  # labels that `describe` counts
 FEW = 30  # held-out rows: with fewer, the accuracy of 0.8 has a standard error above 0.07
 
@@ -34,8 +35,9 @@ class Table:
   has its label, and a split that would be empty has one text of train where each of its labels stays there without it.
 
   Labels are text: 3 and 3.0 -> "3", True -> "true", without spaces around. With label_type="number" they are numbers, 3.8,
-  which decide no split. A row is bad if its cells, its JSON or its quotes are, if a text is empty or no text, or if it has no
-  label or, of numbers, none that is one and finite.
+  which decide no split; with "list" a row has any number of them, "a|b" -> ["a", "b"], and none where the cell is empty. A row
+  is bad if its cells, its JSON or its quotes are, if a text is empty or no text, or if it has no label or, of numbers, none
+  that is one and finite.
   """
 
   PATHS: ClassVar = ("path", "validation", "test")
@@ -46,7 +48,8 @@ class Table:
   test: str = ""  # a file of its own; unset is cut from path
   text: tuple[str, ...] = ("text",)  # column, or two for pairs
   label: str = ""  # column; unset reads no labels
-  label_type: str = "class"  # what labels are: class (task classify), or number (task regress)
+  label_type: str = "class"  # what labels are: class (task classify), number (regress), or list of several (multilabel)
+  label_separator: str = SEPARATOR  # between the labels of a row, with label_type=list; jsonl and parquet may hold lists
   encoding: str = "utf-8-sig"  # UTF-8, with or without a byte-order mark
   delimiter: str = ""  # of csv and tsv; unset is a comma in csv and a tab in tsv, \t is a tab
   quoting: bool = True  # of csv and tsv; false takes quotes as text
@@ -67,6 +70,10 @@ class Table:
       raise ConfigError(f"data.on_bad_row={self.on_bad_row!r}: accepted are {', '.join(BAD_ROWS)}")
     if self.label_type not in LABEL_TYPES:
       raise ConfigError(f"data.label_type={self.label_type!r}: accepted are {', '.join(LABEL_TYPES)}")
+    if self.label_separator != SEPARATOR and self.label_type != "list":
+      raise ConfigError(f"data.label_separator={self.label_separator!r}: no effect without data.label_type=list")
+    if not self.label_separator:
+      raise ConfigError("data.label_separator='': must be set")
     if self.label_type != "class" and not self.label:
       raise ConfigError(f"data.label_type={self.label_type!r}: no effect; data.label names no column")
     if not any(file.suffix in DELIMITERS for file in self._files.values()):
@@ -96,7 +103,7 @@ class Table:
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     texts, label, _ = self._loaded.splits[self.split][index]
-    value = float(label) if self.label_type == "number" else label
+    value = float(label) if self.label_type == "number" else list(self._parts(label)) if self.label_type == "list" else label
     return dict(zip(("text", "text_pair"), texts, strict=False)) | ({"label": value} if self.label else {})
 
   def locate(self, index: int) -> dict[str, Any]:
@@ -127,7 +134,7 @@ class Table:
       values = [float(label) for _, label, _ in splits["train"]]
       lines.append(f"  {self.label!r} in train: mean {sum(values) / len(values):.3g}, from {min(values):g} to {max(values):g}")
     elif self.label:
-      counts = Counter(label for _, label, _ in splits["train"]).most_common()
+      counts = Counter(label for example in splits["train"] for label in self._classes(example)).most_common()
       more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
       shown = ", ".join(f"{label!r} {count:,}" for label, count in counts[:SHOWN])
       lines.append(f"  {len(counts)} labels in train: {shown}{more}")
@@ -153,7 +160,13 @@ class Table:
 
   def _classes(self, example: Example) -> tuple[str, ...]:
     """What of an example's label a split must have seen in train: "" for a number, or where there are no labels."""
+    if self.label_type == "list":
+      return self._parts(example[1])
     return ("",) if self.label_type == "number" else (example[1],)
+
+  def _parts(self, label: str) -> tuple[str, ...]:
+    """The labels of a row that has several, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in label.split(self.label_separator) if part.strip()))
 
   @property
   def _files(self) -> dict[str, RowFile]:
@@ -198,9 +211,7 @@ def _read(table: Table, file: RowFile, skipped: Counter[tuple[str, str]]) -> lis
   wanted = [("data.text", name) for name in table.text] + ([("data.label", table.label)] if table.label else [])
   found, columns = [], [name for _, name in wanted]
   for number, cells in file.rows(wanted):
-    values = cells if isinstance(cells, str) else read_texts(cells, columns)
-    if isinstance(values, list) and table.label_type == "number" and not _is_number(values[-1]):
-      values = f"{table.label!r} is no number"
+    values = cells if isinstance(cells, str) else _values(table, cells, columns)
     if not isinstance(values, str):
       found.append((tuple(values[: len(table.text)]), "".join(values[len(table.text) :]).strip(), number))
     elif table.on_bad_row == "error":
@@ -211,6 +222,24 @@ def _read(table: Table, file: RowFile, skipped: Counter[tuple[str, str]]) -> lis
     reasons = ", ".join(f"{reason} ({count:,})" for (path, reason), count in skipped.items() if path == file.path)
     raise ConfigError(f"{file.setting}={file.path!r}: no row {f'is left; bad: {reasons}' if reasons else 'in the file'}")
   return found
+
+
+def _values(table: Table, cells: Cells, columns: list[str]) -> list[str] | str:
+  """The texts and the label of a row, or what is wrong with them."""
+  if table.label_type != "list":
+    values = read_texts(cells, columns)
+    wrong = isinstance(values, list) and table.label_type == "number" and not _is_number(values[-1])
+    return f"{table.label!r} is no number" if wrong else values
+  values, given = read_texts(cells, columns[:-1]), cells[table.label]
+  nothing = given is None or given != given or isinstance(given, str) and not given.strip()
+  labels = given if isinstance(given, list) else [] if nothing else [given]
+  named = {str(i): label for i, label in enumerate(labels)}
+  found = read_texts(named, list(named))
+  if isinstance(values, str) or isinstance(found, str):
+    return values if isinstance(values, str) else f"{table.label!r} holds something that is no label"
+  if isinstance(given, list) and any(table.label_separator in label for label in found):
+    return f"{table.label!r} holds a label with {table.label_separator!r} in it, data.label_separator is another one"
+  return [*values, table.label_separator.join(found)]
 
 
 def cut(
@@ -239,7 +268,7 @@ def cut(
       counts.update(() if known else labels[texts])
   for name in (name for name in held_out if not splits[name]):
     spare = next((texts for texts in splits["train"] if all(counts[label] > 1 for label in labels[texts])), None)
-    if spare is not None:
+    if spare is not None and len(splits["train"]) > 1:
       splits["train"].remove(spare)
       splits[name].append(spare)
       counts.subtract(labels[spare])

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 
 import pytest
 
@@ -370,3 +371,29 @@ def test_columns_are_named_for_files_without_a_line_of_names(tmp_path):
     Table(path=path, columns=("text", "text"))
   with pytest.raises(ConfigError, match="data.columns=.*: no effect; only .csv"):
     Table(path=write_parquet(tmp_path / "x.parquet", {"text": ["a"]}), columns=("text",))
+
+
+def test_labels_that_are_lists_are_parted_and_may_be_none(tmp_path):
+  path = write_csv(tmp_path / "x.csv", [("a", "x| y"), ("b", " "), ("c", "y|x|y|")])
+  read = lambda path, **more: {
+    text: e["label"] for text, e in every(path=path, label="label", label_type="list", **more).items()
+  }
+  expected = {"a": ["x", "y"], "b": [], "c": ["y", "x"]}
+  assert read(path) == expected
+  rows = [{"text": "a", "label": ["x", "y"]}, {"text": "b", "label": None}, {"text": "c", "label": ["y", "x"]}]
+  (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  assert read(str(tmp_path / "x.jsonl")) == expected
+  assert read(write_csv(tmp_path / "y.csv", [("a", "x;y"), ("b", "")]), label_separator=";") == {"a": ["x", "y"], "b": []}
+  files = {"path": path, "validation": path, "test": path}
+  assert Table(**files, label="label", label_type="list").labels == ("x", "y")
+
+
+@pytest.mark.parametrize(
+  ("label", "reason"), [(["x|y"], "a label with '|' in it"), ([["x"]], "something that is no label"), ([""], "is no label")]
+)
+def test_a_list_with_something_that_is_no_label_is_a_bad_row(label, reason, tmp_path):
+  (tmp_path / "x.jsonl").write_text(json.dumps({"text": "a", "label": label}) + "\n")
+  with pytest.raises(ConfigError, match=rf"x\.jsonl line 1: 'label' .*{re.escape(reason)}"):
+    len(Table(path=str(tmp_path / "x.jsonl"), label="label", label_type="list"))
+  with pytest.raises(ConfigError, match="data.label_separator=';': no effect without data.label_type=list"):
+    Table(path=str(tmp_path / "x.jsonl"), label="label", label_separator=";")
