@@ -73,7 +73,7 @@ def _train(command: Command) -> int:
   if summary["status"] == "interrupted":
     return 128 + next(iter(received), signal.SIGTERM)  # of several processes, another one may have been asked
   heads = {task.head for task in run.tasks.values()}
-  exports = settings.has_counterpart(run.program.spec.model.cfg)
+  exports = settings.has_counterpart(run.program.spec.model.cfg) and "tag" not in heads
   print("next:", *commands.next_commands(workdir, heads, exports), sep="\n  ")
   return 0
 

@@ -63,7 +63,8 @@ class Pretrained:
     return dataclasses.replace(self.model, heads=tuple(head for head in self.model.heads if head[1].kind == kind or not kind))
 
   def describe(self, family: Family) -> dict[str, Any]:
-    """The config.json of an export; errors as `settings.write_pooling`."""
+    """The config.json of an export; errors as `settings.write_pooling` and `weights.check_heads`."""
+    weights.check_heads(self.model)
     cfg, kind = self.model.cfg, self.kind
     described = settings.write(family, cfg) | {"architectures": [family.classes[kind]], **self.token_ids}
     if kind != "classifier":

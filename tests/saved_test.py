@@ -155,3 +155,14 @@ def test_a_number_is_one_output_there_and_comes_back(folders, tmp_path):
   assert theirs.run(tokens)["logits"].shape == (1, 1)
   said = [lm.load(tmp_path / name).predict(["some text"]) for name in ("run", "hf")]
   assert said[0] == [{"value": pytest.approx(said[1][0]["value"], abs=1e-6)}]
+
+
+def test_a_head_of_tags_starts_a_run_and_is_refused_as_an_export(folders, tmp_path):
+  run = start("tag", folders / "masked", total_steps=1)
+  assert run.base.notice == "new: head_tag; left out: head_mlm"
+  train.train(run, tmp_path / "run")
+  again = start("tag", tmp_path / "run")
+  assert again.base.notice == "new: none; left out: none"
+  with pytest.raises(ConfigError, match="^the head of task 'tag' cannot be written for transformers"):
+    save_pretrained(load_pretrained(tmp_path / "run"), tmp_path / "hf")
+  assert not (tmp_path / "hf").exists()

@@ -215,8 +215,15 @@ def head_kinds(model: Model) -> list[str]:
   return [spec.kind for _, spec in model.heads if spec.kind in HEADS and (spec.kind != "classifier" or spec.num_outputs)]
 
 
+def check_heads(model: Model) -> None:
+  """Raises ConfigError for a head of tags, which is not written as transformers has it."""
+  if any(spec.kind == "tagger" for _, spec in model.heads):
+    raise ConfigError("the head of task 'tag' cannot be written for transformers; accepted are runs of other tasks")
+
+
 def leaves_of(family: Family, model: Model) -> Iterator[Leaf]:
-  """The parameters of a model with what the family says of them."""
+  """The parameters of a model with what the family says of them; errors as `check_heads`."""
+  check_heads(model)
   weights = {weight.name: weight for group in (family.weights, *family.heads.values()) for weight in group}
   for name, box in tree.flatten(model.abstract).items():
     assert name in weights, f"{family.model_type}: the family file does not say where {name} stands"
