@@ -21,7 +21,6 @@ from lm.models import kernel
 from lm.models.model import Model
 from lm.models.transformer_config import TRAINING_FIELDS, TransformerConfig
 from lm.optim.optimizer import Optimizer
-from lm.peft.peft import Peft
 from lm.program import Spec, make_program
 from lm.run import Base, Outline, Run
 from lm.tasks.classify import Classify
@@ -86,12 +85,12 @@ def make_outline(cfg: Config, devices: list[jax.Device] | None = None) -> Outlin
     tok = _stand_in_tokenizer(cfg)
     notes.append(f"config.tokenizer={cfg.tokenizer!r} is not here: config.model says {tok.vocab_size:,} pieces")
   architecture = _make_architecture(cfg, base, tok)
-  parts = _make_parts(cfg, architecture, devices)
+  parts = _make_parts(cfg, architecture, tok, devices)
   tasks = _make_tasks(cfg, architecture, tok, lambda name, _: stand_in.StandInSource.of(cfg.all_streams[name].data))
   keys, stages = _task_keys(tasks), config.weight_stages(cfg)
-  streams = (
-    StreamData(name, keys[name], task, stand_in.store(task, cfg.seq_len), tok, stages[name]) for name, task in tasks.items()
-  )
+  made = {name: stand_in.store(task, cfg.seq_len) for name, task in tasks.items()}
+  num_virtual = parts["peft"].num_virtual_tokens
+  streams = (StreamData(name, keys[name], tasks[name], made[name], tok, stages[name], num_virtual) for name in tasks)
   loader, total_steps = _make_loader(cfg, tuple(streams))
   counted = "epoch" not in str(cfg.total_steps)
   if not counted:
@@ -117,7 +116,7 @@ def _assemble(
   cfg: Config, tok: Tokenizer, architecture: TransformerConfig, base: Path | None, devices: list[jax.Device] | None
 ) -> Run:
   """The run of a config over what it starts from. base: workdir of the parameters, None for random ones."""
-  parts = _make_parts(cfg, architecture, devices)
+  parts = _make_parts(cfg, architecture, tok, devices)
   source = functools.cache(functools.partial(sources.make, cfg))
   tasks = _make_tasks(cfg, architecture, tok, source)
   keys, stages = _task_keys(tasks), config.weight_stages(cfg)
@@ -126,7 +125,7 @@ def _assemble(
   @functools.cache
   def load(name: str, split: str) -> StreamData:
     built = store.build(source(name, split), tok, tasks[name], cache_dir(cfg), hosts=hosts)
-    return StreamData(name=name, key=keys[name], task=tasks[name], store=built, tok=tok, stages=stages[name])
+    return StreamData(name, keys[name], tasks[name], built, tok, stages[name], parts["peft"].num_virtual_tokens)
 
   loader, total_steps = _make_loader(cfg, tuple(load(name, "train") for name in tasks))
   spec = _make_spec(cfg, architecture, tasks, parts, total_steps)
@@ -143,10 +142,12 @@ def _assemble(
   )
 
 
-def _make_parts(cfg: Config, architecture: TransformerConfig, devices: list[jax.Device] | None) -> dict[str, Any]:
+def _make_parts(
+  cfg: Config, architecture: TransformerConfig, tok: Tokenizer, devices: list[jax.Device] | None
+) -> dict[str, Any]:
   """The fields of a Spec that need no data, and the regularizer, so that a slip in them is found before any is read."""
   _check_length(cfg, architecture)
-  peft: Peft = plug.make("peft", cfg.peft)
+  peft = plug.make("peft", cfg.peft).read_with(tok.encode)
   optimizer: Optimizer = plug.make("optimizer", cfg.optimizer)
   mesh = sharding.make_mesh(cfg.mesh, devices or jax.devices())
   _check_mesh(cfg, architecture, mesh)

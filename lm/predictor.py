@@ -19,6 +19,7 @@ from lm.checkpoint import choose
 from lm.config import ConfigError
 from lm.data import dialogue, encode, store, template
 from lm.data.loader import EMPTY, EvalLoader, StreamData
+from lm.data.reserve import virtual_ids
 from lm.data.tokenizer import Tokenizer
 from lm.infer import generate
 from lm.infer.generate import Sampler
@@ -105,7 +106,7 @@ class Predictor:
     A text longer than the run's longest row is cut, which a warning counts.
     """
     predictions, num_cut = self.predict_counted(texts, batch_size, task)
-    _warn_cut(num_cut, len(predictions), self.max_len)
+    _warn_cut(num_cut, len(predictions), self._longest)
     return predictions
 
   def predict_counted(self, texts: Iterable[Example], batch_size: int = 32, task: str = "") -> tuple[list[dict[str, Any]], int]:
@@ -156,8 +157,7 @@ class Predictor:
     if not rows:
       return []
     tokens = [[tok.bos_id, *tok.encode(row["text"])] for row in rows]
-    with sharding.use(self.mesh):
-      written = generate.generate(self.model, self.params, tokens, tok.eos_id, sampler, seed)
+    written = self._write(tokens, tok.eos_id, sampler, seed)
     return [tok.decode(ids) for ids in written]
 
   def chat(
@@ -189,9 +189,7 @@ class Predictor:
       return []
     tokens = [template.tokenize(messages, tok, self.template, prompt=True)[0].tolist() for messages in asked]
     sampler = Sampler(temperature, top_k, top_p, max_new_tokens)
-    with sharding.use(self.mesh):
-      stop = end if isinstance(end, int) else tok.eos_id
-      written = generate.generate(self.model, self.params, tokens, stop, sampler, seed)
+    written = self._write(tokens, end if isinstance(end, int) else tok.eos_id, sampler, seed)
     answers = [tok.decode(ids) for ids in written]
     return [answer.partition(end)[0] for answer in answers] if isinstance(end, str) and end else answers
 
@@ -212,7 +210,7 @@ class Predictor:
     """
     self._check_autoregressive("score")
     rows = _rows(texts)
-    result = self._run(Score(max_len=self.max_len), rows, batch_size)
+    result = self._run(Score(max_len=self._longest), rows, batch_size)
     if result is None:
       return []
     nats = np.bincount(result.owner_N, result.arrays["loss"], len(rows))
@@ -231,12 +229,23 @@ class Predictor:
     result = self._run(Embed(), _rows(texts), batch_size)
     if result is None:
       return np.zeros((0, self.model.cfg.model_dim), np.float32)
-    _warn_cut(result.num_cut, len(result.owner_N), self.max_len)
+    _warn_cut(result.num_cut, len(result.owner_N), self._longest)
     return result.arrays["embedding"]
 
   def fingerprint(self) -> str:
     """Hash of parameters and tokenizer: equal where predictions are."""
     return f"{tree.sha256(self.params)}/{self.tokenizer.fingerprint()}"
+
+  @property
+  def _longest(self) -> int:
+    """Tokens of the longest text that a row takes behind what a method trained in front of it."""
+    return self.max_len - self.model.num_virtual_tokens
+
+  def _write(self, prompts: Sequence[Sequence[int]], stop: int, sampler: Sampler, seed: int) -> list[list[int]]:
+    """What the model writes behind each prompt, with what a method trained in front of all of them."""
+    in_front = virtual_ids(self.model.num_virtual_tokens).tolist()
+    with sharding.use(self.mesh):
+      return generate.generate(self.model, self.params, [[*in_front, *prompt] for prompt in prompts], stop, sampler, seed)
 
   def _check_autoregressive(self, what: str) -> None:
     if "lm" not in dict(self.model.heads):
@@ -251,9 +260,10 @@ class Predictor:
     prepared = [task.prepare(example, self.tokenizer) for example in examples]
     owner_N = np.repeat(np.arange(len(examples)), [len(sequences) for sequences in prepared])
     kept = store.Store(None, encode.collect(sequence for sequences in prepared for sequence in sequences))
-    lengths = self._lengths(int(kept.lengths.max()))
+    num_virtual = self.model.num_virtual_tokens
+    lengths = self._lengths(int(kept.lengths.max()) + num_virtual)
     shards = sharding.num_batch_shards(self.mesh)
-    stream = StreamData(name="predict", key="predict", task=task, store=kept, tok=self.tokenizer)
+    stream = StreamData("predict", "predict", task, kept, self.tokenizer, num_virtual=num_virtual)
     rows = -(-batch_size // shards) * shards
     loader = EvalLoader(stream, batch_size=rows, seq_len=lengths[-1], buckets=lengths)
     objective = Objective(self.model, (("predict", task),))
@@ -264,7 +274,7 @@ class Predictor:
         filled = sequence_B != EMPTY
         for name, values in found.items():
           _put(arrays, name.split("/", 1)[1], sequence_B[filled], values[filled], len(owner_N))
-    return _Result(arrays, owner_N, int(np.sum(kept.lengths > self.max_len)))
+    return _Result(arrays, owner_N, int(np.sum(kept.lengths > self._longest)))
 
   def _lengths(self, longest: int) -> tuple[int, ...]:
     """Row lengths up to one that takes `longest` tokens, or the run's longest: 70 -> (32, 64, 128)."""

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm import plug, record, saved, tree
 from lm.config import ConfigError
+from lm.data import reserve
 from lm.data.hf_tokenizer_export import to_huggingface
 from lm.data.tokenizer import Tokenizer
 from lm.files import write_json
@@ -19,7 +19,6 @@ from lm.interop import adapter, settings, weights
 from lm.models.family import Family
 from lm.models.head_spec import HeadSpec
 from lm.models.model import Model
-from lm.models.transformer_config import TransformerConfig
 from lm.peft.lora import Lora
 from lm.tasks.classify import Classify
 from lm.tasks.forward import pool
@@ -79,6 +78,7 @@ class Pretrained:
   def run(self, tokens, segment_ids=None, positions=None, attention_mask=None) -> dict[str, np.ndarray]:
     """What the model says of arrays [B, T]: hidden_states [L + 1, B, T, D] and, where it has them, logits and pooled [B, D].
 
+    What a method trained in front of the text is there too, and what the model says of it is left out.
     hidden_states are in transformers' order: the embedding's output, each block's, the last one after the final norm.
     logits: [B, T, V] of a vocabulary's head, [B, N] of a classifier.
 
@@ -90,8 +90,11 @@ class Pretrained:
     Raises:
       ConfigError: arrays of another shape or type, or numbers that the model has no row for.
     """
-    inputs = _inputs(self.model.cfg, np.asarray(tokens), segment_ids, positions, attention_mask)
-    return {name: np.asarray(value) for name, value in _run(self.model, self.pooling, self.params, inputs).items()}
+    inputs = _inputs(self.model, np.asarray(tokens), segment_ids, positions, attention_mask)
+    num_virtual = self.model.num_virtual_tokens
+    from_BT = reserve.columns(inputs["segment_ids"], num_virtual) if num_virtual else None
+    found = _run(self.model, self.pooling, self.params, _with_virtual(inputs, num_virtual) if num_virtual else inputs)
+    return {name: _at(np.asarray(value), name, from_BT) for name, value in found.items()}
 
 
 def load_pretrained(path: str | Path, checkpoint: str | int = "last") -> Pretrained:
@@ -177,7 +180,23 @@ def save_adapter(workdir: Path, directory: Path, which: str | int = "last") -> P
   return found
 
 
-def _inputs(cfg: TransformerConfig, tokens_BT, segment_ids, positions, attention_mask) -> dict[str, jax.Array]:
+def _with_virtual(inputs: dict[str, np.ndarray], num: int) -> dict[str, np.ndarray]:
+  """The inputs with room for, and positions of, what is in front of every segment."""
+  room = int(reserve.columns(inputs["segment_ids"], num)[:, -1].max()) + 1 - inputs["tokens"].shape[1]
+  widened = {name: np.pad(array, ((0, 0), (0, room))) for name, array in inputs.items() if name != "row"}
+  return reserve.reserve(widened, num) | {"row": inputs["row"]}
+
+
+def _at(value: np.ndarray, name: str, from_BT: np.ndarray | None) -> np.ndarray:
+  """What an output says of the columns given; all of one that has none."""
+  if from_BT is None or name == "pooled" or value.ndim < 3:
+    return value
+  index = from_BT[..., None] if name == "logits" else from_BT[None, ..., None]
+  return np.take_along_axis(value, index, axis=-2)
+
+
+def _inputs(model: Model, tokens_BT, segment_ids, positions, attention_mask) -> dict[str, np.ndarray]:
+  cfg = model.cfg
   if tokens_BT.ndim != 2 or not tokens_BT.size:
     raise ConfigError(f"tokens: expected [B, T], got the shape {list(tokens_BT.shape)}")
   if segment_ids is not None and attention_mask is not None:
@@ -192,9 +211,10 @@ def _inputs(cfg: TransformerConfig, tokens_BT, segment_ids, positions, attention
     slots_BT = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
     positions = slots_BT - np.maximum.accumulate(np.where(starts_BT, slots_BT, 0), axis=1)
   arrays = {"tokens": tokens_BT, "segment_ids": segment_ids_BT, "positions": np.asarray(positions)}
-  _check("positions", arrays["positions"], tokens_BT.shape, cfg.max_len if cfg.positions == "learned" else None)
+  limit = cfg.max_len - model.num_virtual_tokens if cfg.positions == "learned" else None
+  _check("positions", arrays["positions"], tokens_BT.shape, limit)
   rows = {"row": np.arange(len(tokens_BT))}
-  return {name: jnp.asarray(array, jnp.int32) for name, array in (arrays | rows).items()}
+  return {name: np.asarray(array, np.int32) for name, array in (arrays | rows).items()}
 
 
 def _check(name: str, array: np.ndarray, shape: tuple[int, ...], limit: int | None) -> None:
@@ -210,7 +230,7 @@ def _check(name: str, array: np.ndarray, shape: tuple[int, ...], limit: int | No
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _run(model: Model, pooling: str, params: dict, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _run(model: Model, pooling: str, params: dict, inputs: dict[str, Any]) -> dict[str, jax.Array]:
   states_LBTD = model.hidden_states(params, inputs)
   h_BTD, row_B = states_LBTD[-1], inputs["row"]
   found = {"hidden_states": states_LBTD}
@@ -219,9 +239,9 @@ def _run(model: Model, pooling: str, params: dict, inputs: dict[str, jax.Array])
       found["logits"] = model.logits(params, name, h_BTD, row_B)
       continue
     if spec.num_outputs:
-      read_BD = pool(h_BTD, inputs["segment_ids"], pooling or ("last" if model.cfg.causal else "first"))
+      read_BD = pool(h_BTD, inputs, pooling or ("last" if model.cfg.causal else "first"))
       found["logits"] = model.logits(params, name, read_BD, row_B)
     if model.cfg.pooler == "tanh":
       alone = dataclasses.replace(model, heads=((name, HeadSpec("classifier", 0)),))
-      found["pooled"] = alone.logits(params, name, h_BTD[:, 0], row_B)
+      found["pooled"] = alone.logits(params, name, pool(h_BTD, inputs, "first"), row_B)
   return found

@@ -97,6 +97,13 @@ def read_model(path: Path, which: str | int = "last") -> Model:
   return Model(record.read_architecture(path), tuple(sorted(heads)))
 
 
+def read_method(path: Path) -> Peft:
+  """The PEFT method of a workdir, with what it took of the tokenizer."""
+  method: Peft = plug.make("peft", record.load_config(path).peft)
+  tok = find_tokenizer(path)
+  return method.read_with(tok.encode) if tok else method
+
+
 def load_params(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | None = None) -> tuple[int, dict[str, Any]]:
   """Step and full plain parameters (PEFT leaves merged) by name: host arrays of a workdir's checkpoint, else on the mesh.
 
@@ -124,7 +131,7 @@ def load_unmerged(path: Path, which: str | int = "last") -> tuple[int, dict[str,
     _, below = load_params(base_path, base["step"])
     if base["sha256"] and tree.sha256(tree.unflatten(below)) != base["sha256"]:
       raise ConfigError(f"config.init_from={cfg.init_from!r} of {path}: its parameters changed since that run started")
-    flat = below | _attached(read_model(path, which), plug.make("peft", cfg.peft), below) | flat
+    flat = below | _attached(read_model(path, which), read_method(path), below) | flat
   return step, flat
 
 
@@ -142,7 +149,7 @@ def load_model(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | 
   """
   if is_workdir(path):
     cfg, model = record.load_config(path), read_model(path, which)
-    method: Peft = plug.make("peft", cfg.peft)
+    method = read_method(path)
     model = model if method.merges else dataclasses.replace(model, tuner=method)
     _, flat = load_params(path, which) if method.merges else load_unmerged(path, which)
     dtype = cfg.dtype

@@ -14,6 +14,7 @@ import numpy as np
 # A batch is {"inputs": {...}, <task key>: {...}, ...}. `inputs` is what the model reads, the others are one task's labels
 # and weights. Rows of other tasks are zero everywhere, and a zero weight means "not counted".
 #   inputs/tokens       [B, T] int32
+#                       below 0 where a fine-tuning method gives the embedding, -1 its first one (lm.data.reserve)
 #   inputs/segment_ids  [B, T] int32, 0 on padding; positions attend only within one segment
 #   inputs/positions    [B, T] int32, counted from the start of the segment
 #   inputs/row          [B]    int32, the row's number in the global batch: keys the dropout noise

@@ -17,6 +17,7 @@ from lm.data import plan_file
 from lm.data.corrupt import Noise, ranges
 from lm.data.mix import Mixture
 from lm.data.plan import Plan
+from lm.data.reserve import reserve
 from lm.data.store import Store
 from lm.data.tokenizer import Tokenizer
 from lm.shapes import INPUT_FIELDS, INPUTS, Batch
@@ -31,6 +32,7 @@ class StreamData:
   """One stream's stored corpus.
 
   key: where its task's arrays stand in a batch. stages: (first step, weight), its share of rows from there on.
+  num_virtual: positions that are reserved in front of every sequence, as `reserve.reserve` does.
   """
 
   name: str
@@ -39,6 +41,7 @@ class StreamData:
   store: Store
   tok: Tokenizer
   stages: tuple[tuple[int, float], ...] = ((0, 1.0),)
+  num_virtual: int = 0
 
 
 class Rows:
@@ -49,7 +52,8 @@ class Rows:
     task, store = stream.task, stream.store
     shift = max(field.shift for field in task.fields.values())
     lengths = np.maximum(store.lengths - shift, 0)
-    cost = lambda lengths_N: np.maximum(task.row_cost(lengths_N), lengths_N)  # a row also has to hold what is stored
+    # A row also has to hold what is stored, and what is reserved in front of it.
+    cost = lambda lengths_N: np.maximum(task.row_cost(lengths_N), lengths_N) + stream.num_virtual
     self.plan: Plan = self._pack(lengths, cost) if task.packed else plans.pad(lengths, seq_len, cost)
     if any(field.partner for field in task.fields.values()) and store.num_sequences < 2:
       raise ConfigError(f"stream {stream.name!r}: one sequence only, and the task pairs it with another")
@@ -115,9 +119,11 @@ class Rows:
         found[name][row_of_piece] = values[offsets[sequence]]
     found["segment_ids"] = spread(np.repeat(rank + 1, sizes), "int32")
     found["positions"] = spread(within, "int32")
-    width = min(self.width, length)
+    num_virtual = self.stream.num_virtual
+    width = min(self.width, max(length - num_virtual, 1))  # with reserved positions P < T, which tells arrays apart
     inputs = {name: found[name] for name in ("tokens", "segment_ids", "positions")}
-    return inputs | self.stream.task.corrupt(found, noise, self.stream.tok, width)
+    arrays = inputs | self.stream.task.corrupt(found, noise, self.stream.tok, width)
+    return reserve(arrays, num_virtual) if num_virtual else arrays
 
   def _of_partners(self, name: str, filled: np.ndarray, noise: Noise) -> np.ndarray:
     """A field [R, length] of the other sequence that each filled row (of one sequence) is paired with."""
@@ -189,7 +195,7 @@ class Loader:
   def report(self) -> str:
     """A table with a line per stream: what it holds, how it was packed, and which share of the positions is no padding.
 
-    Where corruption adds symbols, `corrupted` is the share then, of SAMPLE rows.
+    Where corruption adds symbols or positions are reserved, `corrupted` is the share then, of SAMPLE rows.
     """
     adds = any((rows.room > rows.plan.row_lengths).any() for rows in self._rows)
     heads = ["data", "sequences", "split", "cut", "tokens", f"rows of {self._seq_len}", "pieces per row", "real"]

@@ -30,7 +30,8 @@ def _examples(rows: Rows) -> list[str]:
   arrays = rows.read(np.arange(count), np.zeros(count, np.int64), rows.seq_len)
   lines = []
   for row in range(count):
-    ids = arrays["tokens"][row][arrays["segment_ids"][row] > 0]
+    real = (arrays["segment_ids"][row] > 0) & (arrays["tokens"][row] >= 0)  # no reserved position
+    ids = arrays["tokens"][row][real]
     pieces = [rows.stream.tok.piece(int(i)) for i in ids]
     if len(pieces) > FIRST + LAST:
       pieces = [*pieces[:FIRST], "...", *pieces[-LAST:], f"({len(pieces)} tokens)"]

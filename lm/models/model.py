@@ -58,6 +58,8 @@ class Tuner(Protocol):
   """What stays around a tuned model that cannot be merged into a plain one: a value, so that equal models are equal."""
 
   @property
+  def num_virtual_tokens(self) -> int: ...
+  @property
   def intercept(self) -> Intercept | None: ...
   def attach(self, params: dict, rng: jax.Array) -> dict: ...
   def merge(self, params: dict) -> dict: ...
@@ -84,6 +86,11 @@ class Model:
     inputs = {"tokens": zeros, "segment_ids": zeros, "positions": zeros, "row": zeros[:, 0]}
     params = self._network.init(rng, inputs)["params"]
     return self.tuner.attach(params, rng) if self.tuner else params
+
+  @property
+  def num_virtual_tokens(self) -> int:
+    """Positions in front of every sequence that the tuner fills (lm.data.reserve)."""
+    return self.tuner.num_virtual_tokens if self.tuner else 0
 
   @property
   def abstract(self) -> dict:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -16,11 +16,14 @@ from lm.models.model import Intercept
 class Peft:
   """Base of all methods; frozen, so that a method is a value and equal methods share compiled steps."""
 
-  # Positions that `prepare` must leave free at the start of a sequence.
-  num_virtual_tokens: ClassVar[int] = 0
   # Whether the model is unchanged right after `attach`, and whether `merge` is possible: contract tests read both.
   identity_at_init: ClassVar[bool] = True
   merges: ClassVar[bool] = True
+
+  def read_with(self, encode: Callable[[str], Sequence[int]]) -> "Peft":
+    """The method with what it takes of the run's tokenizer, before `attach`. encode: text to ids of pieces."""
+    del encode
+    return self
 
   def attach(self, params: dict, rng: jax.Array) -> dict:
     """Adds leaves to the boxed parameters (with logical axis names), once the base is there."""
@@ -38,6 +41,11 @@ class Peft:
     stays too; the optimizer's moments follow its gradient meanwhile, which is not part of the norm that clips.
     """
     del name, num_layers
+    return 0
+
+  @property
+  def num_virtual_tokens(self) -> int:
+    """Positions that rows leave free in front of every sequence (lm.data.reserve), for `intercept` to fill."""
     return 0
 
   @property

@@ -7,7 +7,6 @@ an MLP that is thrown away afterwards; here it trains directly, as P-tuning v2 d
 """
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import flax.linen as nn
@@ -15,7 +14,7 @@ import jax
 
 from lm import tree
 from lm.models.kernel import Extra
-from lm.peft.peft import Peft
+from lm.peft.peft import Around, Peft
 from lm.plug import ConfigError
 
 
@@ -60,7 +59,7 @@ class Prefix(Peft):
 
   @property
   def intercept(self):
-    return functools.partial(_show, self)
+    return Around(_show, self)
 
   def merge(self, params):
     raise ConfigError(

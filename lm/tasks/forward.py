@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -108,7 +109,7 @@ class Forward:
 
   def pooled(self, batch: dict, rng: jax.Array | None, pooling: str) -> jax.Array:
     """One hidden state per row [B, D], as `pool` reads it."""
-    return pool(self(batch, rng), batch["segment_ids"], pooling)
+    return pool(self(batch, rng), batch, pooling)
 
   def token_sums(
     self, h: jax.Array, labels: jax.Array, weights: jax.Array, batch: dict, rng=None, chunk: int | None = None
@@ -128,13 +129,17 @@ class Forward:
     return sums | {"loss": own_weight * sums["loss"] + apart_weight * apart}
 
 
-def pool(h_BTD: jax.Array, segment_ids_BT: jax.Array, pooling: str) -> jax.Array:
-  """One hidden state per row [B, D]: the first slot's, that of the last token, or the mean over all tokens."""
-  real_BT = segment_ids_BT > 0
+def pool(h_BTD: jax.Array, inputs: Mapping[str, jax.Array], pooling: str) -> jax.Array:
+  """One hidden state per row [B, D]: the first slot's, that of the last token, or the mean over all tokens.
+
+  inputs: tokens and segment_ids [B, T]. Positions that a method fills are no tokens, and the first slot is behind them.
+  """
+  own_BT = jnp.asarray(inputs["tokens"] >= 0)
+  real_BT = (inputs["segment_ids"] > 0) & own_BT
   if pooling == "mean":
     share_BT = (real_BT / jnp.maximum(jnp.sum(real_BT, axis=1, keepdims=True), 1)).astype(h_BTD.dtype)
     return jnp.einsum("btd,bt->bd", h_BTD, share_BT)
   slots_BT = jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None, :], real_BT.shape)
   last_B = jnp.max(jnp.where(real_BT, slots_BT, 0), axis=1)
-  read_B = last_B if pooling == "last" else jnp.zeros_like(last_B)
+  read_B = last_B if pooling == "last" else jnp.argmax(own_BT, axis=1)
   return jnp.take_along_axis(h_BTD, read_B[:, None, None], axis=1)[:, 0]

@@ -91,7 +91,7 @@ class SentencePair(Mlm):
     return super().denominators(batch) | {"pair_loss": pairs, "pair_accuracy": pairs}
 
   def loss(self, forward, batch, rng):
-    first_BD = forward(batch, rng)[:, 0]
+    first_BD = forward.pooled(batch, rng, "first")
     reader = forward.for_head("classify")
     pairs = reader.token_sums(first_BD, batch["pair_label"], batch["pair_weights"], batch, rng)
     return super().loss(forward, batch, rng) | {f"pair_{name}": value for name, value in pairs.items()}

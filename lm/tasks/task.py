@@ -87,6 +87,8 @@ class Task:
   def corrupt(self, rows: Arrays, noise: Noise, tok: Tokenizer, width: int) -> dict[str, np.ndarray]:
     """Rows [R, T] to the task's arrays, with a new `tokens` where the model should read another. Vectorised, numpy.
 
+    Arrays with a value per position are [R, T]; those that hold columns of the row have names that end in "_positions".
+
     width: the number of predicted positions P that fits every row of the plan (T where `target_counts` gives None).
     """
     raise NotImplementedError

@@ -128,7 +128,8 @@ def test_a_causal_model_is_read_at_the_last_token_and_others_at_the_first(causal
 
   places = Places(Model(dataclasses.replace(plug.preset("bert-tiny"), causal=causal), ()), {})
   segment_ids = (np.arange(6)[None, :] < np.array([[6], [4], [1]])).astype(int)
-  found = Classify(tuple("abcdef")).predict(places, {"segment_ids": segment_ids, "label": None, "weights": None})
+  batch = {"tokens": segment_ids, "segment_ids": segment_ids, "label": None, "weights": None}
+  found = Classify(tuple("abcdef")).predict(places, batch)
   assert found["scores"].argmax(-1).tolist() == ([5, 3, 0] if causal else [0, 0, 0])
 
 
