@@ -196,6 +196,7 @@ MANY = {
   "schedule-free": (CUBE, {"optimizer": "schedule_free"}),
   "lora": (CUBE, {"peft": "lora"}),
   "prefix": (CUBE, {"peft": "prefix(init_stddev=1.0)"}),
+  "prompt": (CUBE, {"peft": "prompt(num_virtual_tokens=6)"}),
   "lora-experts": ({"data": 2, "fsdp": 2, "expert": 2}, {"peft": "lora(targets=blocks/ffn/.*)", "model": SLOTS}),
   "mlm": (CUBE, {"kind": "mlm", "model": {**DENSE, "name": "bert-tiny"}}),
   "classify": (CUBE, {"kind": "classify", "model": {**DENSE, "name": "bert-tiny"}}),
