@@ -51,7 +51,8 @@ class Program:
     if not any(self.trainable.values()):
       raise ValueError(f"config.peft={spec.peft}: no parameter trains")
     self._starts = self._find_starts()
-    self._moves = spec.optimizer.make(spec.total_steps, self.axes)
+    trained = {name: axes for name, axes in self.axes.items() if self.trainable[name]}
+    self._moves = spec.optimizer.make(spec.total_steps, trained, spec.model.cfg.num_layers)
     self.abstract = jax.eval_shape(self._init_state, rng, {})
     by_name = {name: place.sharding for name, place in self.places.items()}
     self._shardings = sharding.param_shardings(self.abstract, by_name, spec.mesh)

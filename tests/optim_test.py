@@ -31,7 +31,7 @@ def make_params():
 
 def first_update(optimizer, gradient):
   """By name, for a gradient of that value everywhere."""
-  params, chain = make_params(), optimizer.make(10, AXES)
+  params, chain = make_params(), optimizer.make(10, AXES, 2)
   updates, _ = jax.jit(chain.update)(jax.tree.map(lambda x: jnp.full_like(x, gradient), params), chain.init(params), params)
   return {name: np.asarray(value) for name, value in tree.flatten(updates).items()}
 
@@ -65,7 +65,8 @@ def test_adafactor_is_that_of_each_layer_alone(relative):
   """Against optax's over one matrix: a kernel with heads, of three layers with gradients of other sizes."""
   settings = {"learning_rate": 0.1, "weight_decay": 0.01, "schedule": "constant", "min_factored_dim": 4}
   name, shape = "backbone/blocks/attention/query/kernel", (3, 8, 2, 4)
-  chain = Adafactor(**settings, warmup_steps=1, relative=relative).make(10, {name: ("layers", "embed", "heads", "channels")})
+  names = {name: ("layers", "embed", "heads", "channels")}
+  chain = Adafactor(**settings, warmup_steps=1, relative=relative).make(10, names, 3)
   alone = optax.adafactor(0.1, 4, multiply_by_parameter_scale=relative, weight_decay_rate=0.1 * 0.01)
   params = jax.random.normal(jax.random.key(0), shape)
   as_tree = lambda x: tree.unflatten({name: x})
@@ -115,7 +116,7 @@ def test_schedule_free_is_that_of_optax_whose_parameters_are_the_points():
   theirs = optax.contrib.schedule_free(adam, lambda count: schedule(count - 1), 0.9)  # it counts steps from 1
   slope = jax.grad(lambda x: 0.5 * jnp.square(jax.tree.leaves(x)[0] - target).sum())
   y, their_state = start, theirs.init(start)
-  moves, params = optimizer.make(12, names), tree.unflatten(dict.fromkeys(names, start))
+  moves, params = optimizer.make(12, names, 1), tree.unflatten(dict.fromkeys(names, start))
   state, average = moves.init(params), moves.average.init(params)
   for step in range(12):
     point = moves.average.point(params, average)

@@ -124,7 +124,7 @@ def test_a_layer_trains_from_its_step_on():
 
 def test_what_does_not_train_yet_is_not_part_of_the_norm_that_clips():
   settings = {"learning_rate": 1.0, "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 1, "momentum": 0.0}
-  clipped = Sgd(clip_norm=0.1, **settings).make(10, {})
+  clipped = Sgd(clip_norm=0.1, **settings).make(10, {}, 2)
   before, _ = toy_steps(0, optimizer=clipped)
   _, alone = toy_steps(1, starts={"kernel": np.array([0, NEVER])})
   for start in (NEVER, 1):

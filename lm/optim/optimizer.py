@@ -1,19 +1,23 @@
 """The contract of an optimizer, over optax, and the learning-rate schedules.
 
 Weight decay falls on kernels and tables; scales and biases are left alone. The learning rate is a function of the
-step alone, so that a resumed run needs nothing but the step.
+step alone, so that a resumed run needs nothing but the step. Parameters and layers may have a share of it, by which what
+any rule gives is multiplied, weight decay included.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lm import duration, tree
 from lm.optim.average import Average, Ema
+from lm.shapes import depth
 
 SCHEDULES = ("constant", "linear", "cosine", "wsd", "inverse_sqrt")
 Axes = Mapping[str, tuple[str | None, ...]]
@@ -29,6 +33,8 @@ class Optimizer:
   final_rate: float = 0.0  # share of the peak that the decay reaches behind the last step
   weight_decay: float = 0.1  # times the learning rate, of kernels and tables
   clip_norm: float = 1.0  # of the whole gradient; 0 does not clip
+  layer_decay: float = 1.0  # learning rate of a layer over that of the one above; heads have all of it (Clark et al. 2020)
+  rates: tuple[str, ...] = ()  # 'PATTERN: FACTOR' for the learning rates of parameters by name; the first match counts
   ema_rate: float = 0.0  # share of the old in a moving average of the weights, which is evaluated and saved; 0: no average
 
   def __post_init__(self):
@@ -41,6 +47,10 @@ class Optimizer:
         raise ValueError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
     if not 0 <= self.ema_rate < 1:
       raise ValueError(f"optimizer.ema_rate={self.ema_rate}: must be at least 0 and below 1")
+    if not 0 < self.layer_decay <= 1:
+      raise ValueError(f"optimizer.layer_decay={self.layer_decay}: must be above 0 and at most 1")
+    for text in self.rates:
+      _parse_rate(text)
 
   def make_schedule(self, total_steps: int) -> optax.Schedule:
     """step -> learning rate, for steps 0 to total_steps - 1."""
@@ -63,12 +73,33 @@ class Optimizer:
     ramp = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
     return optax.join_schedules([ramp, decays[self.schedule]()], [warmup])
 
-  def make(self, total_steps: int, axes: Axes) -> "Moves":
-    """The optax chain and the average. axes: logical axis names by parameter name."""
+  def make(self, total_steps: int, axes: Axes, num_layers: int) -> "Moves":
+    """The optax chain and the average.
+
+    Args:
+      axes: logical axis names by name of the parameters that train. num_layers: of the model, L.
+
+    Raises:
+      ValueError: a pattern of `rates` that is the first to match none of them.
+    """
     schedule = self.make_schedule(total_steps)
     rule = self.rule(schedule, axes)
+    if self.rates or self.layer_decay < 1:
+      rule = _scaled(rule, self.factors(axes, num_layers))
     chain = optax.chain(_clip(self.clip_norm), rule) if self.clip_norm else rule
     return Moves(chain.init, optax.with_extra_args_support(chain).update, self.make_average(schedule))
+
+  def factors(self, axes: Axes, num_layers: int) -> dict[str, np.ndarray]:
+    """What the learning rate is multiplied by, by name of the parameter: a scalar, of stacked leaves a vector [L].
+
+    Layer-wise decay gives layer_decay ** depth, see `lm.shapes.depth`: heads 1, the top layer layer_decay.
+    """
+    rules = [(_parse_rate(text)[0], text) for text in self.rates]
+    chosen = tree.first_match([*rules, (".*", "")], axes, "optimizer.rates")
+    if lost := [text for text in self.rates if text not in chosen.values()]:
+      raise ValueError(f"optimizer.rates={lost[0]!r}: patterns before it match all of its parameters")
+    rate = {text: _parse_rate(text)[1] for text in self.rates} | {"": 1.0}
+    return {name: rate[chosen[name]] * np.power(self.layer_decay, depth(name, num_layers)) for name in axes}
 
   def rule(self, schedule: optax.Schedule, axes: Axes) -> optax.GradientTransformation:
     """The update rule, learning rate and weight decay applied."""
@@ -97,6 +128,37 @@ def _clip(limit: float) -> optax.GradientTransformationExtraArgs:
     return jax.tree.map(lambda x: jnp.where(norm < limit, x, x / norm.astype(x.dtype) * limit), updates), state
 
   return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _scaled(rule: optax.GradientTransformation, factors: Mapping[str, np.ndarray]) -> optax.GradientTransformationExtraArgs:
+  """The rule with its updates multiplied by their parameters' factors; its state is the rule's."""
+  rule = optax.with_extra_args_support(rule)
+
+  def scale(path, x):
+    factor = factors[tree.leaf_name(path)]
+    return x * jnp.asarray(factor.reshape(*factor.shape, *[1] * (x.ndim - factor.ndim)), x.dtype)
+
+  def update(updates, state, params=None, **extra):
+    updates, state = rule.update(updates, state, params, **extra)
+    return jax.tree_util.tree_map_with_path(scale, updates), state
+
+  return optax.GradientTransformationExtraArgs(rule.init, update)
+
+
+def _parse_rate(text: str) -> tuple[str, float]:
+  """ "backbone/embed/.*: 0.1" -> ("backbone/embed/.*", 0.1)."""
+  pattern, _, number = (part.strip() for part in text.rpartition(":"))
+  try:
+    factor = float(number)
+  except ValueError:
+    factor = 0.0
+  if not pattern or not 0 < factor < float("inf"):
+    raise ValueError(f"optimizer.rates={text!r}: expected 'PATTERN: FACTOR' with a factor above 0; peft says what is frozen")
+  try:
+    re.compile(pattern)
+  except re.error as error:
+    raise ValueError(f"optimizer.rates={text!r}: {pattern!r} is no regular expression: {error}") from error
+  return pattern, factor
 
 
 def decayed(params: Any) -> Any:
