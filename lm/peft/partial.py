@@ -23,7 +23,8 @@ class Partial(Peft):
   "backbone/blocks/.*@-4:") trains all but the biases of the last four layers.
 
   With `unfreeze_every` N, heads and the final norm train from the start, the top layer from step N on, the one below from 2 N,
-  what the blocks read, such as the embedding, from (L + 1) N.
+  what the blocks read, such as the embedding, from (L + 1) N. One compiled step serves all: layers that wait cost what they
+  cost later.
 
   Raises:
     ValueError: a pattern that cannot be read; by `attach`, one that chooses nothing, or layers that are not there.

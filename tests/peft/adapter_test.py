@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import plug, tree
+from lm import build, evaluate, plug, train, tree
 from lm.config import Plug
 from lm.models.cache import make_cache
 from lm.models.ffn import Ffn
@@ -121,6 +121,19 @@ def test_bad_options_are_one_line(options, message):
   with pytest.raises(ValueError) as raised:
     Adapter(**options)
   assert str(raised.value) == message
+
+
+def test_a_workdir_is_evaluated_with_its_adapters_and_is_no_base_of_plain_parameters(tmp_path):
+  base, tuned = tmp_path / "base", tmp_path / "tuned"
+  train.train(make_run("mlm", total_steps=1), base)
+  settings = {"model": None, "tokenizer": "", "total_steps": 3, "eval_every": 3}
+  peft = "adapter(kind=pfeiffer, bottleneck_dim=4, train_norms=true)"
+  summary = train.train(make_run("classify", init_from=str(base), peft=peft, **settings), tuned)
+  found = evaluate.evaluate_workdir(build.load_run(tuned, jax.devices()[:1]), tuned, "last")
+  measured = {name: value for name, value in summary["metrics"].items() if name.startswith("eval/validation")}
+  assert measured and {name: found["metrics"][name] for name in measured} == pytest.approx(measured, rel=1e-6)
+  with pytest.raises(ValueError, match="^peft='adapter': an adapter is not linear and cannot be merged$"):
+    make_run("classify", init_from=str(tuned), **settings)
 
 
 def test_a_mesh_changes_nothing():

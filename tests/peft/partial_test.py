@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm import tree
+from lm import saved, train, tree
 from lm.peft.partial import Partial
 from tests.conftest import SIZES, make_run
 
@@ -78,6 +78,24 @@ def test_with_accumulation_the_same_layers_unfreeze():
   assert run.program.spec.accumulation == 4
   for name in alone:
     np.testing.assert_allclose(parts[name], alone[name], atol=1e-5, err_msg=name)
+
+
+def test_a_run_that_was_interrupted_unfreezes_at_the_same_steps_on_its_base(tmp_path):
+  train.train(make_run("mlm", total_steps=1), tmp_path / "base")
+  peft = {"name": "partial", "train": ("backbone/.*",), "unfreeze_every": 2}
+  optimizer = {"name": "adamw", "layer_decay": 0.8, "rates": ("head_.*: 2",)}
+  settings = {"model": None, "tokenizer": "", "init_from": str(tmp_path / "base"), "total_steps": 5, "eval_every": 5}
+  start = lambda name, **stop: train.train(
+    make_run("classify", peft=peft, optimizer=optimizer, **settings), tmp_path / name, **stop
+  )
+  unbroken, calls = start("whole"), iter(range(1, 9))
+  assert start("parts", stop=lambda: next(calls) > 3)["step"] == 3
+  resumed = start("parts")
+  assert (resumed["loss_sha256"], resumed["params_sha256"]) == (unbroken["loss_sha256"], unbroken["params_sha256"])
+  (_, base), (_, tuned) = (saved.load_params(tmp_path / name) for name in ("base", "parts"))
+  changed = (base[f"{BLOCKS}ffn/up/kernel"] != tuned[f"{BLOCKS}ffn/up/kernel"]).any(axis=(1, 2))
+  assert changed.tolist() == [True, True]
+  np.testing.assert_array_equal(base["backbone/embed/embedding"], tuned["backbone/embed/embedding"])  # from step 6 on
 
 
 def test_a_mesh_moves_the_same_layers():
