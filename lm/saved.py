@@ -136,10 +136,15 @@ def load_unmerged(path: Path, which: str | int = "last") -> tuple[int, dict[str,
 
 
 def _attached(model: Model, peft: Peft, base: Mapping[str, Any]) -> dict[str, Any]:
-  """What a method makes of the parameters of its base, which it may change; those it adds have values to be replaced."""
-  boxes = {name: box.replace(value=base[name]) for name, box in tree.flatten(model.abstract).items() if name in base}
+  """What a method makes of the parameters of its base, which it may change; those it adds have values to be replaced.
+
+  Heads that the base lacks are shown to it, since it may say which of them train, and left out.
+  """
+  own = tree.flatten(model.abstract)
+  value = lambda name, box: base[name] if name in base else np.zeros(box.value.shape, box.value.dtype)
+  boxes = {name: box.replace(value=value(name, box)) for name, box in own.items()}
   attached = tree.flatten(peft.attach(tree.unflatten(boxes), jax.random.key(0)))
-  return {name: np.asarray(box.value) for name, box in attached.items()}
+  return {name: np.asarray(box.value) for name, box in attached.items() if name in base or name not in own}
 
 
 def load_model(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | None = None) -> tuple[Model, dict[str, Any]]:

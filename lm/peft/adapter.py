@@ -1,8 +1,8 @@
 """Bottleneck adapters (Houlsby et al. 2019; Pfeiffer et al. 2020): a small network behind a sublayer, y + up(f(down(y)))."""
 
 import dataclasses
-import functools
 import re
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ from lm import tree
 from lm.layout import constrain
 from lm.models.layers import ACTIVATIONS, broadcast_to_rank
 from lm.models.transformer import RESIDUAL
-from lm.peft.peft import Peft
+from lm.peft.peft import Around, Peft
 
 # Sublayers of a block that an adapter stands behind, before the residual is added.
 SUBLAYERS = {"houlsby": ("attention", "ffn"), "pfeiffer": ("ffn",)}
@@ -30,7 +30,7 @@ class Adapter(Peft):
     ValueError: an option that is out of range; by `merge`, always.
   """
 
-  merges = False
+  merges: ClassVar[bool] = False
 
   kind: str = "houlsby"  # houlsby: behind attention and feed-forward; pfeiffer: behind feed-forward only
   bottleneck_dim: int = 64  # units between the two linear maps
@@ -70,7 +70,7 @@ class Adapter(Peft):
 
   @property
   def intercept(self):
-    return functools.partial(_adapt, self)
+    return Around(_adapt, self)
 
   def merge(self, params):
     del params

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lm
 from lm import build, evaluate, plug, train, tree
 from lm.config import Plug
 from lm.models.cache import make_cache
 from lm.models.ffn import Ffn
 from lm.models.model import Model
 from lm.peft.adapter import SUBLAYERS, Adapter
-from tests.conftest import SIZES, make_run, shrunk
+from tests.conftest import LABELS, SIZES, TEXTS, make_run, shrunk
 
 BIASED = {"name": "gpt2-tiny", **SIZES, "bias": True}
 
@@ -123,7 +124,7 @@ def test_bad_options_are_one_line(options, message):
   assert str(raised.value) == message
 
 
-def test_a_workdir_is_evaluated_with_its_adapters_and_is_no_base_of_plain_parameters(tmp_path):
+def test_a_workdir_is_evaluated_and_predicts_with_its_adapters_and_is_no_base_of_plain_parameters(tmp_path):
   base, tuned = tmp_path / "base", tmp_path / "tuned"
   train.train(make_run("mlm", total_steps=1), base)
   settings = {"model": None, "tokenizer": "", "total_steps": 3, "eval_every": 3}
@@ -132,6 +133,9 @@ def test_a_workdir_is_evaluated_with_its_adapters_and_is_no_base_of_plain_parame
   found = evaluate.evaluate_workdir(build.load_run(tuned, jax.devices()[:1]), tuned, "last")
   measured = {name: value for name, value in summary["metrics"].items() if name.startswith("eval/validation")}
   assert measured and {name: found["metrics"][name] for name in measured} == pytest.approx(measured, rel=1e-6)
+  predicted = lm.load(tuned, devices=jax.devices()[:1]).predict(TEXTS)
+  loss = -np.mean([np.log(row["scores"][label]) for row, label in zip(predicted, LABELS, strict=True)])
+  assert loss == pytest.approx(measured["eval/validation/loss"], abs=1e-5)
   with pytest.raises(ValueError, match="^peft='adapter': an adapter is not linear and cannot be merged$"):
     make_run("classify", init_from=str(tuned), **settings)
 

@@ -82,7 +82,7 @@ def test_with_accumulation_the_same_layers_unfreeze():
 
 def test_a_run_that_was_interrupted_unfreezes_at_the_same_steps_on_its_base(tmp_path):
   train.train(make_run("mlm", total_steps=1), tmp_path / "base")
-  peft = {"name": "partial", "train": ("backbone/.*",), "unfreeze_every": 2}
+  peft = {"name": "partial", "train": ("backbone/.*", "head_classify/.*"), "unfreeze_every": 2}  # a head the base lacks
   optimizer = {"name": "adamw", "layer_decay": 0.8, "rates": ("head_.*: 2",)}
   settings = {"model": None, "tokenizer": "", "init_from": str(tmp_path / "base"), "total_steps": 5, "eval_every": 5}
   start = lambda name, **stop: train.train(
@@ -96,6 +96,7 @@ def test_a_run_that_was_interrupted_unfreezes_at_the_same_steps_on_its_base(tmp_
   changed = (base[f"{BLOCKS}ffn/up/kernel"] != tuned[f"{BLOCKS}ffn/up/kernel"]).any(axis=(1, 2))
   assert changed.tolist() == [True, True]
   np.testing.assert_array_equal(base["backbone/embed/embedding"], tuned["backbone/embed/embedding"])  # from step 6 on
+  assert tuned["head_classify/out/kernel"].any()
 
 
 def test_a_mesh_moves_the_same_layers():
