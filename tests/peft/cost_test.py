@@ -7,7 +7,7 @@ import pytest
 from lm import tree
 from tests.conftest import SIZES, make_run
 
-METHODS = ("head", "bitfit", "lora(rank=1)", "adapter(bottleneck_dim=1)")
+METHODS = ("head", "bitfit", "ia3", "lora(rank=1)", "dora(rank=1)", "adapter(bottleneck_dim=1)", "prefix(num_prefix=1)")
 
 
 @functools.cache

@@ -33,7 +33,7 @@ def moved(before, after):
   return {name for name, x in before.items() if changed(x, after[name], None)}, stacked
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adafactor", "schedule_free"])
 def test_frozen_layers_keep_every_bit_under_every_optimizer(optimizer):
   (before, *_, after), run = snapshots(3, optimizer, peft={"name": "partial", "train": ("backbone/blocks/.*@1:3",)})
   names, layers = moved(before, after)
