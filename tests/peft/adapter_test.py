@@ -152,4 +152,4 @@ def test_a_mesh_changes_nothing():
 
   alone = losses(1)
   assert alone[-1] < alone[0] - 1e-3
-  np.testing.assert_allclose(losses(8, mesh={"data": 2, "fsdp": 2, "tensor": 2}), alone, atol=1e-4)
+  np.testing.assert_allclose(losses(8, mesh={"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2}), alone, atol=1e-4)

@@ -102,7 +102,7 @@ def test_a_run_that_was_interrupted_unfreezes_at_the_same_steps_on_its_base(tmp_
 def test_a_mesh_moves_the_same_layers():
   settings = {"peft": {"name": "partial", "train": ("backbone/blocks/.*@2:",), "unfreeze_every": 1}}
   (_, *_, alone), _ = snapshots(3, **settings)
-  (before, *_, split), _ = snapshots(3, devices=8, mesh={"data": 2, "fsdp": 2, "tensor": 2}, **settings)
+  (before, *_, split), _ = snapshots(3, devices=8, mesh={"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2}, **settings)
   assert moved(before, split)[1][f"{BLOCKS}ffn/up/kernel"].tolist() == [False, False, True, True]
   for name in ("head_classify/out/kernel", f"{BLOCKS}ffn/up/kernel"):
     np.testing.assert_allclose(split[name], alone[name], atol=1e-3, err_msg=name)
