@@ -181,6 +181,7 @@ def _make_spec(
   regularizer, of_spec = parts["regularizer"], {name: part for name, part in parts.items() if name != "regularizer"}
   intercept = parts["peft"].intercept
   objective = Objective(model, tuple(by_key.items()), intercept, cfg.loss_chunk, several, softening, regularizer)
+  of_spec["peft"] = parts["peft"].resolve(total_steps)
   return Spec(model=model, objective=objective, total_steps=total_steps, **of_spec)
 
 

@@ -192,7 +192,7 @@ def check_schedule(run: Run, workdir: Path, step: int, accept_changes: bool = Fa
   """Refuses another `total_steps`, unless it is larger and the steps taken so far stay what they were.
 
   Learning rates stay under a constant schedule, and before the decay of wsd, where the warm-up is in steps; the weights of
-  streams where their stages are in steps.
+  streams where their stages are in steps; a method of fine-tuning where its durations are.
   """
   before = read_json(workdir / "manifest.json").get("total_steps", run.total_steps)
   if before == run.total_steps or accept_changes:
@@ -204,6 +204,9 @@ def check_schedule(run: Run, workdir: Path, step: int, accept_changes: bool = Fa
   so_far = lambda stages: [(first, weight) for first, weight in stages if first < step]
   for name in (name for name in now if so_far(now[name]) != so_far(then[name])):
     raise _another(workdir, f"{words} changes config.streams.{name}.weight of the {step} steps taken")
+  peft = plug.make("peft", run.config.peft)
+  if peft.resolve(before) != peft.resolve(run.total_steps):
+    raise _another(workdir, f"{words} changes config.peft={run.config.peft.name}, whose durations are shares of it")
   taken = np.arange(step)
   optimizer = run.program.spec.optimizer
   if not np.array_equal(np.asarray(optimizer.make_schedule(before)(taken)), np.asarray(run.schedule(taken))):

@@ -300,6 +300,8 @@ class _Loop:
     """Writes summary.json, says where the time went, and returns what it wrote."""
     summary = self._summarise(status, history)
     write_json(self.records.folder / "summary.json", summary)
+    for name, value in summary.get("peft", {}).items():
+      self.tracker.say(f"{name}: {value}")
     self.tracker.say(_describe_time(summary))
     return summary
 
@@ -308,18 +310,23 @@ class _Loop:
     seconds = self.clock.seconds
     names = ("start-up", "compile", "train", "eval", "checkpoint", "data wait")
     self.losses.flush()
-    return {
-      "status": status,
-      "step": self.taken.number,
-      "metrics": last,
-      "best": best,
-      "params": self.run.program.num_params,
-      "tokens": self.tokens,
-      "tokens_per_sec": self.tokens / max(seconds.get("train", 0.0) + seconds.get("data wait", 0.0), 1e-9),
-      "peak_memory_bytes": _peak_memory(),
-      "time": {name: round(seconds.get(name, 0.0), 3) for name in names},
-      "loss_sha256": self.losses.sha256(),
-    } | _hash_params(self.taken.state)
+    reported = self.run.program.spec.peft.report(self.taken.state.params)
+    return (
+      {
+        "status": status,
+        "step": self.taken.number,
+        "metrics": last,
+        "best": best,
+        "params": self.run.program.num_params,
+        "tokens": self.tokens,
+        "tokens_per_sec": self.tokens / max(seconds.get("train", 0.0) + seconds.get("data wait", 0.0), 1e-9),
+        "peak_memory_bytes": _peak_memory(),
+        "time": {name: round(seconds.get(name, 0.0), 3) for name in names},
+        "loss_sha256": self.losses.sha256(),
+      }
+      | _hash_params(self.taken.state)
+      | ({"peft": reported} if reported else {})
+    )
 
   def _log(self, done: int, loss: float, values: dict[str, Any]) -> None:
     now, waited = time.perf_counter(), self.clock.seconds.get("data wait", 0.0)

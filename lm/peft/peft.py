@@ -25,6 +25,11 @@ class Peft:
     del encode
     return self
 
+  def resolve(self, total_steps: int) -> "Peft":
+    """The method with its durations in steps of a run of that length; the one whose `after_update` is called."""
+    del total_steps
+    return self
+
   def attach(self, params: dict, rng: jax.Array) -> dict:
     """Adds leaves to the boxed parameters (with logical axis names), once the base is there."""
     del rng
@@ -67,6 +72,11 @@ class Peft:
     """Changes parameters and state after the optimizer's update, inside the jitted step."""
     del grads, step
     return params, state
+
+  def report(self, params: dict) -> dict[str, Any]:
+    """What a run's summary.json and its last lines say of the parameters that trained, by name; JSON values."""
+    del params
+    return {}
 
   def merge(self, params: dict) -> dict:
     """Plain parameters of the same function, without the method's leaves."""

@@ -65,7 +65,7 @@ def test_identity_at_init_and_merged_equals_unmerged(method, task):
   expected = hidden(grown, batch, intercept=peft.intercept).hidden_BTD
   if grown_names := tree.flatten(attached).keys() - base_names:
     without = tree.unflatten({name: x for name, x in tree.flatten(grown).items() if name not in grown_names})
-    assert np.abs(hidden(without, batch).hidden_BTD - expected).max() > 1e-2, "what the method added does nothing"
+    assert np.abs(hidden(without, batch).hidden_BTD - expected).max() > 5e-3, "what the method added does nothing"
   if not peft.merges:
     with pytest.raises(ValueError, match=method):
       peft.merge(grown)
