@@ -46,12 +46,14 @@ def make_run(cfg: Config, devices: list[jax.Device] | None = None) -> Run:
 def load_run(workdir: Path, devices: list[jax.Device] | None = None) -> Run:
   """The run of a workdir with the tokenizer and the architecture that are kept there, to evaluate what it trained.
 
-  A run of full parameters needs no base any more and has none, so one that was fine-tuned is trained on by `make_run`.
+  A run of full parameters needs no base any more and has none, so one that was fine-tuned is trained on by `make_run`; but
+  the base is needed, and is there, where a task compares with it.
   devices: as `make_run` takes them.
   """
   cfg = record.load_config(workdir)
   tok = saved.load_tokenizer(workdir)
-  base = None if cfg.peft == Plug("full") else record.find_base(workdir)
+  compares = any(plug.make("task", stream.task).needs_reference for stream in cfg.all_streams.values())
+  base = None if cfg.peft == Plug("full") and not compares else record.find_base(workdir)
   return _assemble(cfg, tok, record.read_architecture(workdir), base, devices)
 
 

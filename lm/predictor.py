@@ -25,6 +25,7 @@ from lm.infer import generate
 from lm.infer.generate import Sampler
 from lm.models.model import Model
 from lm.shapes import Batch
+from lm.tasks.dpo import Dpo
 from lm.tasks.objective import Objective
 from lm.tasks.readout import Embed, Score
 from lm.tasks.sft import Sft
@@ -196,7 +197,7 @@ class Predictor:
   @property
   def template(self) -> str:
     """The template of conversations: that of the task that was trained on them, else the tokenizer's own; "" without both."""
-    trained = [task.template for task in self.tasks.values() if isinstance(task, Sft)]
+    trained = [task.template for task in self.tasks.values() if isinstance(task, Sft | Dpo)]
     if not trained and not self.tokenizer.chat_template:
       return ""
     return template.choose(trained[0] if trained else template.OWN, self.tokenizer)

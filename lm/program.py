@@ -19,7 +19,7 @@ from lm.models.model import Model
 from lm.optim.optimizer import Optimizer
 from lm.peft.peft import Peft
 from lm.shapes import INPUTS, Batch
-from lm.state import NEVER, TrainState
+from lm.state import NEVER, REFERENCE, TrainState
 from lm.step import init_loss_scale, make_eval_step, make_train_step
 from lm.tasks.objective import Objective
 
@@ -44,7 +44,7 @@ class Program:
   def __init__(self, spec: Spec):
     self.spec = spec
     rng = jax.random.key(0)
-    boxed = jax.eval_shape(self._init_params, rng, {})
+    boxed = jax.eval_shape(lambda rng: self._init_params(rng, {})[1], rng)
     self.axes = sharding.logical_axes(boxed)
     self.places = sharding.places(boxed, spec.mesh, spec.sharding)
     self.trainable = {name: spec.peft.trainable(name) for name in self.axes}
@@ -60,22 +60,32 @@ class Program:
 
   @property
   def num_params(self) -> dict[str, int]:
-    """Scalars in all parameters, and in those that train, frozen layers of a leaf left out."""
+    """Scalars in all parameters, and in those that train, frozen layers of a leaf left out; a reference's are in neither."""
     flat = tree.flatten(self.abstract.params)
     share = lambda name: np.mean(self._starts[name] < NEVER) if name in self._starts else 1.0
     trainable = sum(round(leaf.size * share(name)) for name, leaf in flat.items())
-    return {"total": tree.count(self.abstract.params) + tree.count(self.abstract.frozen), "trainable": trainable}
+    return {"total": tree.count(self.abstract.params) + tree.count(self._model_frozen), "trainable": trainable}
 
   def flops_per_token(self, seq_len: int) -> float:
-    """Of the train step, by `metrics.flops_per_token`; of experts, those that a token is sent to count."""
+    """Of the train step, by `metrics.flops_per_token`; of experts, those that a token is sent to count.
+
+    A reference that a task compares with is a forward pass more, a third of a step in which everything trains.
+    """
     cfg = self.spec.model.cfg
     share = cfg.experts_per_token / cfg.num_experts if cfg.num_experts else 1.0
     size = lambda name, leaf: leaf.size * (share if "experts" in self.axes[name][:-1] else 1.0)
     trainable, frozen = (
-      sum(size(name, leaf) for name, leaf in tree.flatten(part).items())
-      for part in (self.abstract.params, self.abstract.frozen)
+      sum(size(name, leaf) for name, leaf in tree.flatten(part).items()) for part in (self.abstract.params, self._model_frozen)
     )
-    return metrics.flops_per_token(trainable + frozen, trainable, cfg.num_layers, cfg.num_heads * cfg.channels, seq_len)
+    of_step = lambda trains: metrics.flops_per_token(
+      trainable + frozen, trains, cfg.num_layers, cfg.num_heads * cfg.channels, seq_len
+    )
+    return of_step(trainable) + (of_step(trainable + frozen) / 3 if self.spec.objective.needs_reference else 0.0)
+
+  @property
+  def _model_frozen(self) -> dict:
+    """The frozen parameters that the model itself has."""
+    return {name: part for name, part in self.abstract.frozen.items() if name != REFERENCE}
 
   @property
   def abstract_sharded(self) -> TrainState:
@@ -164,14 +174,20 @@ class Program:
       assert start.shape in ((), (num_layers,) if self.axes[name][0] == "layers" else ()), (name, start.shape)
     return {name: start for name, start in starts.items() if start.any()}
 
-  def _init_params(self, rng: jax.Array, base: dict[str, Any]) -> dict:
+  def _init_params(self, rng: jax.Array, base: dict[str, Any]) -> tuple[dict, dict]:
+    """Boxed parameters by name before the PEFT method adds its own, and the tree with them."""
     boxed = tree.flatten(self.spec.model.init(rng))
     for name, value in base.items():
       boxed[name] = boxed[name].replace(value=jnp.asarray(value, boxed[name].value.dtype))
-    return self.spec.peft.attach(tree.unflatten(boxed), jax.random.fold_in(rng, 1))
+    return boxed, self.spec.peft.attach(tree.unflatten(boxed), jax.random.fold_in(rng, 1))
 
   def _init_state(self, rng: jax.Array, base: dict[str, Any]) -> TrainState:
-    params, frozen = tree.split(nn.unbox(self._init_params(rng, base)), self.trainable.__getitem__)
+    before, attached = self._init_params(rng, base)
+    params, frozen = tree.split(nn.unbox(attached), self.trainable.__getitem__)
+    if self.spec.objective.needs_reference:
+      own = tree.flatten(attached)  # of which the method may have changed some: a PiSSA start takes its product off
+      moved = {name: box for name, box in before.items() if own.get(name) is not box or self.trainable[name]}
+      frozen = frozen | {REFERENCE: nn.unbox(tree.unflatten(moved))}
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,

@@ -91,7 +91,7 @@ def find_base(workdir: Path) -> Path | None:
   if not found:
     raise ConfigError(
       f"{workdir}: its base is neither at {base['workdir']} nor at {given} (config.init_from); a run that trains only some"
-      " parameters needs the others from there"
+      " parameters needs the others from there, one that compares itself with its base needs all of them"
     )
   return found[0]
 

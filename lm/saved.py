@@ -22,6 +22,7 @@ from lm.interop import adapter, settings, weights
 from lm.models.model import Model
 from lm.models.transformer_config import TransformerConfig
 from lm.peft.peft import Peft
+from lm.state import REFERENCE
 from lm.tasks.task import Task
 
 # What a tokenizer of a Hugging Face directory is read from.
@@ -121,10 +122,13 @@ def load_params(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh |
 
 
 def load_unmerged(path: Path, which: str | int = "last") -> tuple[int, dict[str, Any]]:
-  """Step and all parameters of a workdir by name, the PEFT method's leaves beside those that they change."""
+  """Step and all parameters of a workdir by name, the PEFT method's leaves beside those that they change.
+
+  What a run compared itself with, and kept because it has no base, is left out.
+  """
   cfg = record.load_config(path)
   step, kept = checkpoint.load_params(path / "checkpoints", which)
-  flat = tree.flatten(kept)
+  flat = {name: leaf for name, leaf in tree.flatten(kept).items() if not name.startswith(f"{REFERENCE}/")}
   base_path = None if cfg.peft == Plug("full") else record.find_base(path)
   if base_path:
     base = record.read_manifest(path)["base"]

@@ -7,8 +7,10 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test asks nobody
 # The scheduler for concurrency lets two devices begin independent collectives in different orders, and wait for each other.
-FAKE_DEVICES = " --xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FAKE_DEVICES
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "")
+  + " --xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+)
 
 import jax
 import pytest
@@ -98,6 +100,7 @@ def make_examples(kind, texts=TEXTS) -> list[dict]:
     "regress": lambda text: {"text": text, "label": str(len([*text.split(), "", ""][1]) / 2)},
     "multilabel": lambda text: {"text": text, "label": [*text.split(), "", ""][1:3]},
     "tag": lambda text: {"text": text, "tokens": text.split(), "tags": tags_of(text)},
+    "dpo": lambda text: {"prompt": asked(text), "chosen": said(text), "rejected": said(text)[::-1]},
     "sft": lambda text: {"prompt": asked(text), "response": said(text)},
   }
   return [makers.get(kind, lambda text: {"text": text})(text) for text in texts]

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lm import tree
 from lm.models.model import Intercept, Model
 from lm.models.transformer import Output
-from lm.tasks.cross_entropy import PLAIN, Softening, Sums, chunked_token_sums, divergence_sum
+from lm.state import REFERENCE
+from lm.tasks.cross_entropy import PLAIN, Softening, Sums, chunked_log_probs, chunked_token_sums, divergence_sum
 
 # What the head of a cross-entropy read: hidden states, and the rng of its dropout.
 Read = tuple[jax.Array, jax.Array | None]
@@ -68,7 +70,11 @@ class Forward:
     return other
 
   def __call__(self, batch: dict, rng: jax.Array | None = None, *, tuned: bool = True) -> jax.Array:
-    """Hidden states [B, T, D]. tuned=False leaves the PEFT method out."""
+    """Hidden states [B, T, D].
+
+    tuned=False gives those of the model that the run started from, without gradient: the PEFT method is left out, and what
+    trains is what it was then, which the state holds where a task says `needs_reference`.
+    """
     return self._output(batch, rng, tuned).hidden_BTD
 
   def router(self, batch: dict, rng: jax.Array | None = None) -> dict[str, jax.Array]:
@@ -79,11 +85,20 @@ class Forward:
     arguments = (batch["tokens"], rng)
     key = (*map(id, arguments), tuned)
     if key not in self._seen:
-      intercept, perturb = (self._intercept, self._how.perturb) if tuned else (None, None)
+      params, intercept = self._version(tuned)
+      perturb = self._how.perturb if tuned else None
       model = self._model if tuned else dataclasses.replace(self._model, tuner=None)
-      output = model.hidden(self._params, batch, rng=rng, intercept=intercept, perturb=perturb)
+      output = model.hidden(params, batch, rng=rng, intercept=intercept, perturb=perturb)
       self._seen[key] = (output, arguments)  # the arguments are kept so that their ids stay theirs
     return self._seen[key][0]
+
+  def _version(self, tuned: bool) -> tuple[dict, Intercept | None]:
+    """Parameters and interceptor of the model as it is, or as the run found it."""
+    if tuned:
+      return self._params, self._intercept
+    own = {name: part for name, part in self._params.items() if name != REFERENCE}
+    found = tree.flatten(own) | tree.flatten(self._params.get(REFERENCE, {}))
+    return jax.lax.stop_gradient(tree.unflatten(found)), None
 
   def head(self, h: jax.Array, batch: dict, rng: jax.Array | None = None) -> jax.Array:
     """Logits of this task's head for any hidden states of the batch's rows, in fp32."""
@@ -127,6 +142,17 @@ class Forward:
     apart = divergence_sum((head_of(rng), head_of(other_rng)), read, (h, other, weights), chunk)
     own_weight, apart_weight = self._how.mix
     return sums | {"loss": own_weight * sums["loss"] + apart_weight * apart}
+
+  def label_log_probs(self, h_BTD: jax.Array, labels_BT: jax.Array, batch: dict, *, tuned: bool = True) -> jax.Array:
+    """log p(label) in nats at each position, [B, T]; tuned=False by the head that the run started from."""
+    params, intercept = self._version(tuned)
+    head = lambda read, h: self._model.logits(read, self._head, h, batch["row"], intercept=intercept)
+    return chunked_log_probs(head, self._model.read_by(self._head, params), h_BTD, labels_BT, self.loss_chunk)
+
+  @staticmethod
+  def log_sigmoid(x: jax.Array) -> jax.Array:
+    """-log(1 + exp(-x)), of any shape."""
+    return jax.nn.log_sigmoid(x)
 
 
 def pool(h_BTD: jax.Array, inputs: Mapping[str, jax.Array], pooling: str) -> jax.Array:

@@ -44,6 +44,11 @@ class Objective:
     of_tasks = {f"{labels.get(k, k)}/{name}": value for k, task in self.tasks for name, value in task.coefficients.items()}
     return of_tasks | self._router_weights
 
+  @property
+  def needs_reference(self) -> bool:
+    """Whether a task compares with the model that the run started from."""
+    return any(task.needs_reference for _, task in self.tasks)
+
   def denominators(self, batch: Batch) -> dict[str, jax.Array]:
     """By name; of the whole global batch."""
     num_tokens = jnp.sum(batch[INPUTS]["segment_ids"] > 0).astype(jnp.float32)

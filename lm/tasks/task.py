@@ -61,6 +61,11 @@ class Task:
     return ((self.head, self.head_spec),)
 
   @property
+  def needs_reference(self) -> bool:
+    """Whether the loss asks what the model said before the run tuned it: `forward(batch, tuned=False)`."""
+    return False
+
+  @property
   def fields(self) -> dict[str, Field]:
     """The arrays of a row before corruption. `tokens` is always there."""
     raise NotImplementedError

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm import config, sharding
 from lm.tasks import cross_entropy
-from lm.tasks.cross_entropy import PLAIN, Softening, chunked_token_sums
+from lm.tasks.cross_entropy import PLAIN, Softening, chunked_log_probs, chunked_token_sums
 from tests.models.topology import make_mesh
 
 B, T, D, V = 8, 128, 128, 512
@@ -75,6 +75,35 @@ def test_sums_without_a_gradient_are_the_same():
   params, h, labels, weights = make_arrays()
   got, expected = (jax.jit(loss, static_argnums=4)(params, h, labels, weights, chunk)[1] for chunk in (8, None))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, expected)
+
+
+@pytest.mark.parametrize("chunk", [0, 8])
+@pytest.mark.parametrize("sizes", [{}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+def test_log_probabilities_in_chunks_are_those_of_whole_rows_and_of_float64(sizes, chunk, monkeypatch):
+  """A loss that is no sum over positions: the square of each row's log-likelihood."""
+  monkeypatch.setattr(cross_entropy, "LOGIT_BYTES", 4 * V * 4 * B)
+  params, h, labels, weights = make_arrays()
+
+  def square(params, h, chunk):
+    found = chunked_log_probs(head, params, h, labels, chunk)
+    return jnp.sum((found * weights).sum(1) ** 2) * 1e-6, found
+
+  expected = jax.value_and_grad(square, (0, 1), has_aux=True)(params, h, T)
+  logits = np.asarray(h, np.float64) @ np.asarray(params["kernel"], np.float64) + np.asarray(params["bias"], np.float64)
+  exact = logits - np.log(np.exp(logits - logits.max()).sum(-1, keepdims=True)) - logits.max()
+  np.testing.assert_allclose(expected[0][1], np.take_along_axis(exact, np.asarray(labels)[..., None], -1)[..., 0], rtol=1e-5)
+  mesh = sharding.make_mesh(config.Mesh(**{"data": 1, **sizes}), jax.devices()[: int(np.prod(list(sizes.values())))])
+  with sharding.use(mesh):
+    got = jax.jit(jax.value_and_grad(square, (0, 1), has_aux=True), static_argnums=2)(params, h, chunk)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, expected)
+
+
+def test_log_probabilities_in_chunks_take_little_memory():
+  params, h, labels, _ = make_arrays()
+  square = lambda params, h, chunk: jnp.sum(chunked_log_probs(head, params, h, labels, chunk).sum(1) ** 2)
+  compiled = lambda chunk: jax.jit(jax.grad(square, (0, 1)), static_argnums=2).lower(params, h, chunk).compile()
+  whole, chunked = (compiled(chunk).memory_analysis().temp_size_in_bytes for chunk in (T, 8))
+  assert chunked < whole / 4
 
 
 def compiled_step(mesh, chunk, dtype=jnp.float32):
