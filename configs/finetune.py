@@ -29,6 +29,13 @@ python -m lm.main --config=configs/finetune.py:tag --workdir=runs/names --config
 `--config.task.scheme=bioes` learns BIOES, `plain` tags that are no entities (parts of speech); `--config.data.token_column=0
 --config.data.tag_column=-1` say the columns. Spans in JSON, as CLUENER has them, where every character has a tag:
 `--config.data="spans(path='train.json',validation='dev.json')" --config.task.words=character`.
+
+python -m lm.main --config=configs/finetune.py:sft --workdir=runs/sft --config.init_from=runs/tiny --config.data.path=talk.jsonl
+python -m lm.main --config=configs/finetune.py:dpo --workdir=runs/dpo --config.init_from=runs/sft --config.data.path=pairs.jsonl
+
+Instructions or conversations, then preferences, on an autoregressive base; layouts of rows in `lm/data/dialogue.py`. The rates
+are those of models of a few million parameters. Of billions, conversations want 1e-5 to 2e-5 (LoRA 1e-4 to 2e-4), preferences
+5e-7 (LoRA 5e-6; Tunstall et al. 2023).
 """
 
 from ml_collections import ConfigDict
@@ -43,10 +50,12 @@ KINDS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "" for one label, multilabel for any number of them, regress for numbers, tag for words."""
+  """arg: "" for one label, multilabel for any number of them, regress for numbers, tag for words, sft and dpo for chats."""
+  if arg in ("sft", "dpo"):
+    return _chat(arg)
   if arg not in KINDS:
-    kinds = "'' (classification of texts or pairs), multilabel (several labels), regress (a number) and tag (named entities)"
-    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}")
+    kinds = "'' (classification of texts or pairs), multilabel (several labels), regress (a number), tag (named entities)"
+    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, sft (conversations) and dpo (preferences)")
   task, data = KINDS[arg]
   return ConfigDict(
     dict(
@@ -58,6 +67,30 @@ def get_config(arg: str = "") -> ConfigDict:
       length_buckets=(32, 64, 128),
       batch_size=32,
       total_steps="3 epochs",
+      eval_every="20%",
+    )
+  )
+
+
+def _chat(task: str) -> ConfigDict:
+  """Of an autoregressive base: conversations, then preferences over answers of the model that learned them."""
+  first = task == "sft"
+  return ConfigDict(
+    dict(
+      init_from="runs/tiny" if first else "runs/sft",
+      task=task,
+      data=dict(name="chat"),
+      optimizer=dict(
+        name="adamw",
+        learning_rate=1e-3 if first else 1e-4,
+        schedule="linear",
+        warmup_steps="5%",
+        weight_decay=0.0,
+        b2=0.999,
+      ),
+      seq_len=512 if first else 1024,  # of a pair both conversations stand in one row
+      batch_size=8,
+      total_steps="3 epochs" if first else "1 epoch",
       eval_every="20%",
     )
   )

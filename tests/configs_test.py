@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import math
 import time
 from pathlib import Path
@@ -160,3 +161,23 @@ def test_a_recipe_trains_when_it_is_made_tiny(name, tmp_path):
   assert len(losses) == 3
   assert losses[0] == pytest.approx(math.log(512), abs=0.5)
   assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(("arg", "metric"), [("sft", "perplexity"), ("dpo", "margin")])
+def test_recipes_for_conversations_train_when_they_are_made_tiny(arg, metric, tmp_path):
+  rows = [json.dumps({"prompt": f"{i}", "chosen": "yes", "rejected": "no"}) + "\n" for i in range(40)]
+  (tmp_path / "rows.jsonl").write_text("".join(rows))
+  small = {
+    "model": shrunk("gpt2-tiny"),
+    "tokenizer": "bytes",
+    "init_from": "",
+    "seq_len": 64,
+    "total_steps": 4,
+    "eval_every": 2,
+  }
+  found = {"data.path": str(tmp_path / "rows.jsonl"), "cache_dir": str(CACHE / "data")}
+  values = config.to_dict(load("finetune", arg, **found)) | small
+  run = build.make_run(config.from_dict(values), jax.devices()[:1])
+  metrics = train.train(run, tmp_path / "run")["metrics"]
+  assert f"eval/validation/{metric}" in metrics
+  assert metrics["eval/validation/loss"] < metrics["step0/eval/validation/loss"]

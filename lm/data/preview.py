@@ -13,10 +13,10 @@ FIRST, LAST = 30, 10  # pieces of a long example that are shown
 
 
 def preview(stream: StreamData, seq_len: int, source: Source | Any) -> str:
-  """The lines on one stream; without lengths and examples where documents are packed, "" if there is nothing to say."""
+  """The lines on one stream; without lengths and examples where documents may be split, "" if there is nothing to say."""
   describe = getattr(source, "describe", None)
   lines = [describe()] if describe else []
-  if not stream.task.packed:
+  if not (stream.task.packed and stream.task.splits):
     lengths, rows = stream.store.lengths, Rows(stream, seq_len, seed=0)
     parts = [f"{percentile}% at most {np.percentile(lengths, percentile):.0f}" for percentile in PERCENTILES]
     share = rows.plan.num_truncated / len(lengths)
@@ -26,12 +26,14 @@ def preview(stream: StreamData, seq_len: int, source: Source | Any) -> str:
 
 
 def _examples(rows: Rows) -> list[str]:
+  """The first rows; of packed ones their first sequence."""
   count = min(NUM_EXAMPLES, rows.plan.num_rows)
   arrays = rows.read(np.arange(count), np.zeros(count, np.int64), rows.seq_len)
   lines = []
   for row in range(count):
-    real = (arrays["segment_ids"][row] > 0) & (arrays["tokens"][row] >= 0)  # no reserved position
-    ids = arrays["tokens"][row][real]
+    segment_ids, packed = arrays["segment_ids"][row], rows.stream.task.packed
+    own = segment_ids == 1 if packed else segment_ids > 0
+    ids = arrays["tokens"][row][own & (arrays["tokens"][row] >= 0)]  # no reserved position
     pieces = [rows.stream.tok.piece(int(i)) for i in ids]
     if len(pieces) > FIRST + LAST:
       pieces = [*pieces[:FIRST], "...", *pieces[-LAST:], f"({len(pieces)} tokens)"]

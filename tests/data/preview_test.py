@@ -7,6 +7,7 @@ from lm.data.sources.memory import Memory
 from lm.data.tokenizer import Bytes
 from lm.tasks.causal import Causal
 from lm.tasks.classify import Classify
+from lm.tasks.sft import Sft
 
 TEXTS = ("a b", "é\n", *("x" * 98 for _ in range(18)))
 
@@ -32,6 +33,17 @@ def test_lengths_cuts_and_examples(tmp_path):
   ]
   assert lines[2:4] == ["  q: <s> a ▁ b </s>", "  r: <s> <0xC3> <0xA9> <0x0A> </s>"]
   assert lines[4] == f"  q: <s> {'x ' * 29}...{' x' * 9} </s> (64 tokens)"
+
+
+def test_conversations_are_packed_and_shown_one_by_one(tmp_path):
+  rows = tuple(f'{{"prompt": "{i}", "response": "{"x" * 30 * (i % 2)}y"}}' for i in range(10))
+  source, task = Memory(rows=rows), Sft()
+  stream = StreamData("s", "s", task, store.build(source, Bytes(), task, tmp_path), Bytes())
+  lines = preview(stream, 44, source).split("\n")
+  lengths = "50% at most 37, 90% at most 52, 99% at most 52, the longest 52"
+  assert lines[0] == f"tokens per example: {lengths}; 50.0% cut to 44"
+  assert len(lines) == 4
+  assert all(line.startswith("  <s> u s e r : <0x0A> ") and line.count("<s>") == 1 for line in lines[1:])
 
 
 def test_packed_streams_have_their_description_only(tmp_path):
