@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.loader import Rows, StreamData
+from lm.data.loader import SAMPLE, Rows, StreamData
 from lm.data.source import Source
 
 PERCENTILES = (50, 90, 99)
@@ -21,8 +21,20 @@ def preview(stream: StreamData, seq_len: int, source: Source | Any) -> str:
     parts = [f"{percentile}% at most {np.percentile(lengths, percentile):.0f}" for percentile in PERCENTILES]
     share = rows.plan.num_truncated / len(lengths)
     lines.append(f"tokens per example: {', '.join(parts)}, the longest {lengths.max():,}; {share:.1%} cut to {seq_len}")
-    lines += _examples(rows)
+    lines += [*_emptied(rows), *_examples(rows)]
   return "\n".join(lines)
+
+
+def _emptied(rows: Rows) -> list[str]:
+  """What to say where rows, of SAMPLE all over the plan, are cut so short that nothing in them counts."""
+  if not rows.plan.num_truncated:
+    return []
+  numbers = np.linspace(0, rows.plan.num_rows - 1, min(SAMPLE, rows.plan.num_rows)).astype(np.int64)
+  cut = numbers[rows.room[numbers] == rows.room.max()]
+  weights = rows.read(cut, np.zeros_like(cut), rows.seq_len)["weights"].reshape(len(cut), -1)
+  count = int(np.sum(~weights.any(1)))
+  words = "warning: nothing that is learned is left in"
+  return [f"  {words} {count / len(numbers):.1%} of the rows, which are cut; a larger config.seq_len keeps it"] if count else []
 
 
 def _examples(rows: Rows) -> list[str]:

@@ -4,6 +4,7 @@ What the assistant says is marked, since a model is trained on that alone: its t
 """
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -200,6 +201,7 @@ def _render(messages: list[Message], tok: Tokenizer, prompt: bool) -> tuple[str,
   return text, spans
 
 
+@functools.lru_cache(maxsize=8)
 def _compile(source: str) -> Any:
   """A Jinja template in a sandbox, with what those of Hugging Face use."""
   try:

@@ -4,6 +4,7 @@ import bz2
 import dataclasses
 import lzma
 
+from lm.config import ConfigError
 from lm.evals.evaluator import Evaluator
 
 SEPARATOR = b"\n"  # one byte after every document, as the model predicts one end token
@@ -18,6 +19,9 @@ class Compression(Evaluator):
 
   def __post_init__(self):
     super().__post_init__()
+    source = self.run.source(self.stream, self.split)
+    if len(source) and "text" not in source[0]:
+      raise ConfigError(f"evaluator 'compression': compresses text; an example of {self.stream!r} has {', '.join(source[0])}")
     self._found: dict[str, float] = {}
 
   def __call__(self, params):

@@ -13,7 +13,7 @@ from lm.shapes import INPUTS
 from tests.conftest import FAMILIES, TEXTS, TINY, make_config, make_data, make_run, shrunk
 
 # The others change what is on the host alone, so one family of each kind tells.
-OWN_LOSS = ("causal", "mlm", "classify", "regress", "tag", "multilabel")
+OWN_LOSS = ("causal", "mlm", "classify", "regress", "tag", "multilabel", "dpo")
 PAIRS = [
   (task, family)
   for task in plug.names("task")

@@ -43,6 +43,10 @@ def test_conversations_are_packed_and_shown_one_by_one(tmp_path):
   lengths = "50% at most 37, 90% at most 52, 99% at most 52, the longest 52"
   assert lines[0] == f"tokens per example: {lengths}; 50.0% cut to 44"
   assert len(lines) == 4
+  long = tuple(f'{{"prompt": "{"x" * (i % 2) * 40}?", "response": "{i}"}}' for i in range(10))
+  stream = StreamData("s", "s", task, store.build(Memory(rows=long), Bytes(), task, tmp_path), Bytes())
+  words = "  warning: nothing that is learned is left in 62.5% of the rows, which are cut; a larger config.seq_len keeps it"
+  assert preview(stream, 44, source).split("\n")[1] == words
   assert all(line.startswith("  <s> u s e r : <0x0A> ") and line.count("<s>") == 1 for line in lines[1:])
 
 

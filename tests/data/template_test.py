@@ -160,6 +160,7 @@ def test_what_ends_a_turn_is_one_token_where_it_can_be(tok):
 
 def test_jinja2_that_is_missing_is_named(tok, monkeypatch):
   monkeypatch.setitem(sys.modules, "jinja2", None)
+  template._compile.cache_clear()
   tok.chat_template = CHATML
   with pytest.raises(ConfigError, match="needs the package jinja2"):
     tokenize(TALK, tok, "own")

@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from lm.config import ConfigError
 from lm.evals.compression import Compression
 
 TEXTS = {"train": ["one two three"] * 3, "validation": ["four", "fünf six"]}
@@ -18,3 +19,11 @@ def test_bits_are_those_that_the_split_adds_by_its_own_bytes():
   added = len(bz2.compress(both)) - len(bz2.compress(train))
   assert found["baseline/bz2_bits_per_byte"] == pytest.approx(8 * added / (5 + 10))
   assert found.keys() == {"baseline/bz2_bits_per_byte", "baseline/xz_bits_per_byte"}
+
+
+def test_what_holds_no_text_is_refused():
+  run = types.SimpleNamespace(
+    config=types.SimpleNamespace(all_streams={"talk": None}), source=lambda *_: [{"prompt": "a", "response": "b"}]
+  )
+  with pytest.raises(ConfigError, match="'compression': compresses text; an example of 'talk' has prompt, response"):
+    Compression(run)

@@ -259,6 +259,15 @@ def test_without_a_base_the_random_start_is_kept_in_the_checkpoint_and_no_part_o
   assert found[0]["mean"] == pytest.approx(math.log(2), abs=1e-6)
 
 
+def test_streams_of_pairs_are_measured_apart_and_together():
+  streams = {name: {"task": "dpo", "data": make_data("dpo", TEXTS[i::2])} for i, name in enumerate("ab")}
+  run = make_run("dpo", task=None, data=None, streams=streams)
+  sums = jax.jit(run.program.spec.objective.sums)(run.init_state().params, run.loader.batch(0))
+  assert float(sums["a/loss"]) == pytest.approx(4 * math.log(2))
+  for name in ("loss", "margin", "accuracy"):
+    np.testing.assert_allclose(sums[f"a/{name}"] + sums[f"b/{name}"], sums[f"a+b/{name}"], rtol=1e-5)
+
+
 def test_losses_agree_on_a_mesh_and_in_micro_batches():
   runs = [
     make_run("dpo", loss_chunk=16),

@@ -17,6 +17,8 @@ from lm.tasks.sft import Sft
 from tests.conftest import make_data, make_run
 from tests.contracts.tasks_test import start
 from tests.data.dialogue_test import talk
+from tests.data.hf_tokenizer_test import write_files
+from tests.data.template_test import SIGNS, UNMARKED
 from tools import generate
 
 TALK = {"messages": talk("Hi", "Yo", "Bye", "So long", system="Be short")}
@@ -154,6 +156,17 @@ def test_what_was_learned_is_answered_in_the_template_of_the_run(workdir):
   assert model.chat([]) == []
   raw = model.generate([Bytes().decode(template.tokenize(talk("number 2"), Bytes(), "plain", prompt=True)[0])], 12, 0)
   assert raw != found[2:3]  # its text has no specials: a template is more than text
+
+
+def test_a_tokenizers_own_template_is_learned_and_stays_with_the_run(tmp_path):
+  folder = write_files(tmp_path / "tok", "gpt2", additional_special_tokens=list(SIGNS), chat_template=UNMARKED)
+  rows = tuple(json.dumps({"prompt": f"n {i}", "response": "ab"[i % 2]}) for i in range(8))
+  settings = {"tokenizer": str(folder), "total_steps": 60, "optimizer": {"name": "adamw", "learning_rate": 1e-2}}
+  train.train(make_run("sft", data={"name": "memory", "rows": rows}, **settings), tmp_path / "run")
+  model = lm.load(tmp_path / "run")
+  assert model.template == "own"
+  assert template.end_of_turn("own", model.tokenizer) == model.tokenizer.find("<|im_end|>")
+  assert model.chat(["n 0", "n 1", "n 6"], max_new_tokens=8, temperature=0) == ["a", "b", "a"]
 
 
 @pytest.mark.parametrize(
