@@ -80,7 +80,7 @@ BAD_RUNS = [
 ]
 GOOD = [
   (["--list"], SHOW, ["configs:", "lora", "rank=8", "muon"]),
-  (["--list=peft"], SHOW, ["lora", "alpha=16.0  the product is scaled by alpha / rank"]),
+  (["--list=peft"], SHOW, ["lora", "alpha=16.0  what the product is multiplied by"]),
   (["--list=models"], SHOW, ["gpt2-xl", "48 layers of 1600"]),
   (["--list=optimizers"], SHOW, ["warmup_steps=2%"]),
   (["--list=sources"], SHOW, ["pydocs", "table"]),

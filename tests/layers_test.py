@@ -22,7 +22,7 @@ LEVELS = {
   "evals": 4, "record": 4, "bench": 4, "preflight": 4,
   "saved": 5,
   "build": 6, "evaluate": 6, "train": 6, "pretrained": 6,
-  "predictor": 7, "predict": 7, "show": 7, "sweep": 7, "convert": 7, "prepare": 7,
+  "predictor": 7, "predict": 7, "show": 7, "sweep": 7, "convert": 7, "prepare": 7, "peer": 7,
   "main": 8,
 }  # fmt: skip
 # Packages that see only these parts of the levels below them, beside level 0.

@@ -1,36 +1,71 @@
-"""python -m tools.bench data [--data=...]: what the data wing does in a second on this machine, as one line of JSON."""
+"""What this machine does in a second, as one line of JSON.
+
+python -m tools.bench data [--data=...]                                        the data wing: batches, tokenizers
+python -m tools.bench finetune --config=FILE[:ARG] [--config.NAME=VALUE ...]   a fine-tuning beside transformers and peft
+"""
 
 import argparse
 import contextlib
 import json
 import sys
 
-from lm import bench
+from lm import bench, config
 from lm.config import parse_plug
 
 
 def main() -> int:
   """Exit code: 0 measured, 2 bad input."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  kinds = parser.add_subparsers(dest="what", required=True)
+  _add_data(kinds.add_parser("data", help="the data wing"))
+  finetune = kinds.add_parser("finetune", help="a fine-tuning run and its peer, taking turns on the same batches")
+  finetune.add_argument("--config", required=True, help="of task classify, with init_from a Hugging Face directory")
+  finetune.add_argument("--peer", default="hf", choices=("hf",), help="hf: torch, transformers and peft")
+  finetune.add_argument("--rounds", type=int, default=7, help="turns of each, beside one that warms up")
+  finetune.add_argument("--steps", type=int, default=8, help="optimizer steps in a turn")
+  args, rest = parser.parse_known_args()
+  settings = vars(args)
+  what = settings.pop("what")
+  try:
+    with contextlib.redirect_stdout(sys.stderr):  # what is said on the way is no figure
+      found = _measure_data(settings, rest) if what == "data" else _measure_finetune(settings, rest)
+  except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  print(json.dumps(found))
+  return 0
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
   default = bench.DataBench()
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("what", choices=("data",))
   parser.add_argument("--data", default="pydocs", help="source, e.g. pydocs or 'text(path=\"a.txt\")'")
   parser.add_argument("--task", default="mlm", help="how its text becomes rows")
   parser.add_argument("--tokenizer", default="", help="as config.tokenizer; unset is the one that is trained")
   for name in ("vocab_size", "seq_len", "batch_size"):
     parser.add_argument(f"--{name}", type=int, default=getattr(default, name))
   parser.add_argument("--seconds", type=float, default=default.seconds, help="for which batches are read")
-  settings = vars(parser.parse_args())
-  settings.pop("what")
-  try:
-    with contextlib.redirect_stdout(sys.stderr):  # what is said on the way is no figure
-      data, task = (parse_plug(kind, settings.pop(kind)) for kind in ("data", "task"))
-      found = bench.measure_data(bench.DataBench(data, task, **settings))
-  except ValueError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-  print(json.dumps(found))
-  return 0
+
+
+def _measure_data(settings: dict, rest: list[str]) -> dict:
+  if rest:
+    raise ValueError(f"{rest[0]}: unknown; see --help")
+  data, task = (parse_plug(kind, settings.pop(kind)) for kind in ("data", "task"))
+  return bench.measure_data(bench.DataBench(data, task, **settings))
+
+
+def _measure_finetune(settings: dict, rest: list[str]) -> dict:
+  if min(settings["rounds"], settings["steps"]) < 1:
+    raise ValueError(f"--rounds={settings['rounds']} --steps={settings['steps']}: must be at least 1")
+  pairs = [flag.removeprefix("--config.").partition("=") for flag in rest]
+  if bad := [flag for flag in rest if not flag.startswith("--config.") or "=" not in flag]:
+    raise ValueError(f"{bad[0]}: expected --config.NAME=VALUE")
+  cfg = config.load(settings["config"], [(name, value) for name, _, value in pairs])
+  from lm import build, peer
+  from lm.main import set_up_process
+
+  set_up_process()
+  found = peer.measure(build.make_run(cfg), settings["rounds"], settings["steps"])
+  return {"config": settings["config"], "peer": settings["peer"], **found}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""The peer that runs are timed against does what they do: the same losses from the same weights, batches and rates."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lm import peer, train
+from lm.config import ConfigError
+from tests.conftest import make_run
+from tests.parity import oracle
+
+pytestmark = pytest.mark.parity
+pytest.importorskip("peft")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  """A small BERT classifier of the labels of the tests' texts, without dropout, in transformers' format."""
+  folder = tmp_path_factory.mktemp("base")
+  labels = make_run("classify").tasks["classify"].labels
+  cfg = oracle.transformers.BertConfig(
+    vocab_size=264,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    max_position_embeddings=128,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    num_labels=len(labels),
+    id2label=dict(enumerate(labels)),
+  )
+  oracle.torch.manual_seed(0)
+  oracle.transformers.BertForSequenceClassification(cfg).save_pretrained(folder)
+  return folder
+
+
+def make(base, **settings):
+  optimizer = {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 0.1, "clip_norm": 0.5, "schedule": "linear"}
+  return make_run("classify", init_from=str(base), model=None, optimizer=optimizer, total_steps=8, **settings)
+
+
+@pytest.mark.parametrize("method", ["full", "head", "bitfit"])
+def test_losses_of_eight_steps_are_those_of_torch(method, base, tmp_path):
+  run = make(base, peft=method)
+  train.train(run, tmp_path)
+  other = peer.Peer(run)
+  assert other.num_trainable == run.program.num_params["trainable"]
+  found = [other.step(run.loader.batch(step)) for step in range(8)]
+  losses = np.fromfile(tmp_path / "losses.f32", "<f4")
+  np.testing.assert_allclose(losses, found, rtol=2e-3)
+  assert np.ptp(losses) > 5e-3
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  assert other.accuracy("validation") == pytest.approx(summary["metrics"]["eval/validation/accuracy"])
+
+
+@pytest.mark.parametrize("method", ["lora(rank=4)", "dora(rank=4)"])
+def test_peft_trains_as_many_parameters(method, base):
+  run = make(base, peft=method)
+  other = peer.Peer(run)
+  pooler = 32 * 32 + 32  # peft trains the classifier alone, beside its own
+  assert other.num_trainable == run.program.num_params["trainable"] - pooler
+  assert np.isfinite(other.step(run.loader.batch(0)))
+
+
+def test_turns_are_measured_and_a_run_is_trained(base):
+  run = make(base)
+  found = peer.measure(run, rounds=2, steps=2)
+  assert found["ratio"] > 0 and len(found["ratios"]) == 2
+  assert found["trainable"] == found["peer_trainable"]
+  done = peer.train(run)
+  assert 0 <= done["accuracy"] <= 1 and done["examples_per_sec"] > 0
+
+
+@pytest.mark.parametrize(
+  ("settings", "words"),
+  [
+    ({"peft": "adapter"}, "peer: has no counterpart of config.peft=adapter; accepted are full, head"),
+    ({"optimizer": "lion"}, "peer: compares runs with config.optimizer=adamw"),
+  ],
+)
+def test_what_has_no_counterpart_is_one_line(settings, words, base):
+  settings = {"init_from": str(base), "model": None, **settings}
+  with pytest.raises(ConfigError, match=re.escape(words)):
+    peer.Peer(make_run("classify", **settings))
+
+
+def test_a_run_without_a_base_has_no_peer():
+  with pytest.raises(ConfigError, match="starts from a Hugging Face directory"):
+    peer.Peer(make_run("classify"))
+
+
+def test_flags_that_are_no_settings_are_one_line():
+  command = [sys.executable, "-m", "tools.bench", "finetune", "--config=configs/finetune.py", "--steps=2", "--x=1"]
+  ended = subprocess.run(command, capture_output=True, text=True)
+  assert (ended.returncode, ended.stderr) == (2, "error: --x=1: expected --config.NAME=VALUE\n")
