@@ -75,20 +75,18 @@ def load_sweep(path: str) -> Sweep:
 
 
 def make_trials(sweep: Sweep, directory: Path) -> list[Trial]:
-  """All trials with their workdirs: DIR/<config stem>[-<argument>][-<setting>=<value> ...]-s<seed>. Checks every config first.
+  """All trials with their workdirs: DIR/<config stem>[-<argument>, where files repeat][-<setting>=<value> ...]-s<seed>. Checks every config first.
 
   Raises:
     ConfigError: a config is wrong, or two trials would share a workdir.
   """
   points = [dict(zip(sweep.grid, values, strict=True)) for values in itertools.product(*sweep.grid.values())]
+  files = [path.partition(":")[0] for path in sweep.configs]  # one that stands there with several arguments is told by them
   trials: list[Trial] = []
   for path, point, seed in itertools.product(sweep.configs, points, sweep.seeds):
     file, _, argument = path.partition(":")
-    parts = [
-      Path(file).stem,
-      *([argument] if argument else []),
-      *(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in point.items()),
-    ]
+    names = [Path(file).stem, argument] if argument and files.count(file) > 1 else [Path(file).stem]
+    parts = [*names, *(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in point.items())]
     variant = re.sub(r"[^\w.=+-]+", "_", "-".join(parts))  # a value may hold what a file name may not
     trials.append((variant, seed, config.load(path, {**point, "seed": seed}), directory / f"{variant}-s{seed}"))
   workdirs = [str(workdir) for *_, workdir in trials]

@@ -118,7 +118,9 @@ def test_workdirs_are_flat_and_never_shared(tmp_path):
   spec = dataclasses.replace(SWEEP, seeds=[0], grid={"tokenizer": ["runs/a.model"]})
   assert [workdir.name for *_, workdir in sweep.make_trials(spec, tmp_path)] == ["tiny-tokenizer=runs_a.model-s0"]
   with pytest.raises(ConfigError, match="share the workdir"):
-    sweep.make_trials(dataclasses.replace(SWEEP, configs=["configs/tiny.py", "configs/tiny.py:smoke"]), tmp_path)
+    sweep.make_trials(dataclasses.replace(SWEEP, configs=["configs/tiny.py:smoke", "configs/tiny.py:smoke"]), tmp_path)
+  both = dataclasses.replace(spec, configs=["configs/tiny.py", "configs/tiny.py:smoke"], grid={})
+  assert [workdir.name for *_, workdir in sweep.make_trials(both, tmp_path)] == ["tiny-s0", "tiny-smoke-s0"]
 
 
 BAD = {
