@@ -75,7 +75,9 @@ def load_sweep(path: str) -> Sweep:
 
 
 def make_trials(sweep: Sweep, directory: Path) -> list[Trial]:
-  """All trials with their workdirs: DIR/<config stem>[-<argument>, where files repeat][-<setting>=<value> ...]-s<seed>. Checks every config first.
+  """All trials with their workdirs: DIR/<config stem>[-<argument>][-<setting>=<value> ...]-s<seed>. Checks every config first.
+
+  The argument stands there where a file does so with several.
 
   Raises:
     ConfigError: a config is wrong, or two trials would share a workdir.
