@@ -136,3 +136,15 @@ def test_noise_is_that_of_rows_however_they_are_split(remat):
     losses[run.program.spec.accumulation] = found
   assert sorted(losses) == [1, 4]
   np.testing.assert_allclose(losses[4], losses[1], atol=2e-6)
+
+
+MESHES = ((1, {}), (8, {"data": 2, "fsdp": 2, "tensor": 2}))
+
+
+def test_pissa_starts_on_a_mesh_as_on_one_device():
+  runs = [make_run("classify", devices=n, mesh=mesh, peft="lora(rank=4, init=pissa)") for n, mesh in MESHES]
+  alone, split = (
+    jax.device_get(tree.flatten(tree.merge(state.params, state.frozen))) for state in (run.init_state() for run in runs)
+  )
+  for name, value in alone.items():
+    np.testing.assert_allclose(split[name], value, atol=1e-6, err_msg=name)
