@@ -65,8 +65,10 @@ class LowRank(Peft):
         raise ValueError(f"peft.dropout_rate={self.dropout_rate}: peft.targets matches {module}; accepted for experts is 0")
       shape = box.value.shape
       sizes = [math.prod(shape[dim] for dim in dims) for dims in (inputs, outputs)]
-      kernel, leaves = self.start(box.value.reshape(*shape[: len(stacked)], *sizes), jax.random.fold_in(rng, i))
-      boxes[f"{module}/kernel"] = box.replace(value=kernel.reshape(shape))
+      kernel = box.value.reshape(*shape[: len(stacked)], *sizes)
+      kept, leaves = self.start(kernel, jax.random.fold_in(rng, i))
+      if kept is not kernel:  # a box that stays the same says that the method leaves the base as it is
+        boxes[f"{module}/kernel"] = box.replace(value=kept.reshape(shape))
       for name, leaf in leaves.items():
         dims = (*box.names[: len(stacked)], *self.leaf_dims[name])
         boxes[f"{module}/lora/{self.adapter}/{name}"] = nn.LogicallyPartitioned(leaf, dims)

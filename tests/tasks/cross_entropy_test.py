@@ -103,7 +103,7 @@ def test_log_probabilities_in_chunks_take_little_memory():
   square = lambda params, h, chunk: jnp.sum(chunked_log_probs(head, params, h, labels, chunk).sum(1) ** 2)
   compiled = lambda chunk: jax.jit(jax.grad(square, (0, 1)), static_argnums=2).lower(params, h, chunk).compile()
   whole, chunked = (compiled(chunk).memory_analysis().temp_size_in_bytes for chunk in (T, 8))
-  assert chunked < whole / 4
+  assert chunked < whole / 3
 
 
 def compiled_step(mesh, chunk, dtype=jnp.float32):
