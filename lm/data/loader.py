@@ -53,7 +53,8 @@ class Rows:
     shift = max(field.shift for field in task.fields.values())
     lengths = np.maximum(store.lengths - shift, 0)
     # A row also has to hold what is stored, and what is reserved in front of it.
-    cost = lambda lengths_N: np.maximum(task.row_cost(lengths_N), lengths_N) + stream.num_virtual
+    reserved = stream.num_virtual * task.num_segments
+    cost = lambda lengths_N: np.maximum(task.row_cost(lengths_N), lengths_N) + reserved
     self.plan: Plan = self._pack(lengths, cost) if task.packed else plans.pad(lengths, seq_len, cost)
     if any(field.partner for field in task.fields.values()) and store.num_sequences < 2:
       raise ConfigError(f"stream {stream.name!r}: one sequence only, and the task pairs it with another")

@@ -48,6 +48,7 @@ class Dpo(Task):
 
   causal = True
   packed = False
+  num_segments = 2
   prepare_fields = ("template",)
   evaluators = (("preference", "validation"),)
   head = "lm"

@@ -32,6 +32,8 @@ class Task:
   packed: ClassVar[bool] = True
   # Whether a packed sequence that is longer than a row goes on in another one. Otherwise it is cut, and that is counted.
   splits: ClassVar[bool] = True
+  # Segments of a row that a sequence becomes, apart by segment ids.
+  num_segments: ClassVar[int] = 1
   # What the backbone must be: True autoregressive, False bidirectional, None either.
   causal: ClassVar[bool | None] = None
   # Whether a prompt, what the model goes on from, is seen in both directions.
