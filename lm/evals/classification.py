@@ -56,16 +56,11 @@ class Classification(SplitEvaluator):
   headline = "accuracy"
 
   def __call__(self, params):
-    results, parts = [], []
-    for _batch, result in self.passes(params):
-      own = {name.split("/", 1)[1]: value for name, value in result.pop("predictions").items()}
-      counted = own["weights"] > 0
-      parts.append((result.pop("sequence")[counted], own["label"][counted], own["scores"][counted]))
-      results.append(result)
-    found = Predictions(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    means, arrays = self.predictions(params, "label", "scores")
+    found = Predictions(*arrays)
     num_classes = found.scores_NC.shape[1]
     majority = np.full_like(found.label_N, np.bincount(self.run.load(self.stream, "train").store.values("label")).argmax())
-    values = metrics.divide(*self.means(results)) | {
+    values = means | {
       "macro_f1": metrics.macro_f1(found.label_N, found.prediction_N, num_classes),
       f"baseline/{self.split}_majority_accuracy": metrics.accuracy(found.label_N, majority),
       f"baseline/{self.split}_majority_macro_f1": metrics.macro_f1(found.label_N, majority, num_classes),
@@ -80,8 +75,7 @@ class Classification(SplitEvaluator):
     curves = read_metrics(workdir)
     parts = []
     for name, words in (("accuracy", "accuracy"), ("macro_f1", "macro F1")):
-      steps, history = curves.get(f"eval/{self.name}/{name}", ([], []))
-      before = f", step 0 {history[0]:.3f}" if steps[:1] == [0] else ""
+      before = f", {said}" if (said := self.before(curves, name)) else ""
       majority = values[f"baseline/{self.split}_majority_{name}"]
       parts.append(f"{words} {values[name]:.3f} (majority class {majority:.3f}{before})")
     lines = [f"{self.name}: {', '.join(parts)}"]
@@ -96,17 +90,15 @@ class Classification(SplitEvaluator):
 
   def _errors(self, found: Predictions) -> list[dict[str, Any]]:
     """The wrong predictions of highest loss, the worst first."""
-    source, labels = self.run.source(self.stream, self.split), self.data.task.labels
-    locate = getattr(source, "locate", lambda number: {"row": number})
+    labels = self.data.task.labels
     of_label_N = np.take_along_axis(found.scores_NC, found.label_N[:, None], axis=1)[:, 0]
     wrong = np.flatnonzero(found.prediction_N != found.label_N)
     worst = wrong[np.argsort(of_label_N[wrong], kind="stable")][:NUM_ERRORS]
     split, rows = f"{self.name} ({len(worst)} of {len(wrong)} wrong)", []
     for i in worst:
-      prediction, number = found.prediction_N[i], int(found.sequence_N[i])
-      texts = {name: value for name, value in source[number].items() if name.startswith("text")}
+      prediction, quoted = found.prediction_N[i], self.quote(int(found.sequence_N[i]))
       rows.append(
-        {"split": split, **locate(number), **texts, "label": labels[found.label_N[i]], "prediction": labels[prediction]}
+        {"split": split, **quoted, "label": labels[found.label_N[i]], "prediction": labels[prediction]}
         | {"label_probability": f"{of_label_N[i]:.4f}", "prediction_probability": f"{found.scores_NC[i, prediction]:.4f}"}
       )
     return rows

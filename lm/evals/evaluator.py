@@ -1,11 +1,12 @@
 """The contract of an evaluator, and the pass over one split that most of them make."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
 from lm import metrics, sharding
 from lm.data.loader import EvalLoader
@@ -92,3 +93,28 @@ class SplitEvaluator(Evaluator):
       metrics.add(sums, strip(result["sums"]))
       metrics.add(weights, strip(result["weights"]))
     return sums, weights
+
+  def predictions(self, params: dict, *names: str) -> tuple[dict[str, float], list[np.ndarray]]:
+    """Means of the task's sums, and of rows that have a weight the numbers of their sequences [N], then predictions by name."""
+    results, parts = [], []
+    for _batch, result in self.passes(params):
+      own = {name.split("/", 1)[1]: value for name, value in result.pop("predictions").items()}
+      counted = own["weights"] > 0
+      parts.append((result.pop("sequence")[counted], *(own[name][counted] for name in names)))
+      results.append(result)
+    return metrics.divide(*self.means(results)), [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+  def before(self, curves: Mapping[str, tuple[list[int], list[float]]], name: str) -> str:
+    """ "step 0 0.123" of a metric that was evaluated then, else "". curves: of `report.read_metrics`."""
+    steps, history = curves.get(f"eval/{self.name}/{name}", ([], []))
+    return f"step 0 {history[0]:.3f}" if steps[:1] == [0] else ""
+
+  def locate(self, number: int) -> dict[str, Any]:
+    """Where an example of the split stands: file and line, or `row`, its number from 0, where the source has no files."""
+    source = self.run.source(self.stream, self.split)
+    return source.locate(number) if hasattr(source, "locate") else {"row": number}
+
+  def quote(self, number: int) -> dict[str, Any]:
+    """The same and its texts, as a row of errors.csv begins."""
+    example = self.run.source(self.stream, self.split)[number]
+    return self.locate(number) | {name: text for name, text in example.items() if name.startswith("text")}

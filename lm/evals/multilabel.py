@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from lm import metrics
 from lm.data.loader import aligned
 from lm.evals.classification import ERRORS_FILE, NUM_ERRORS, write_errors
 from lm.evals.evaluator import SplitEvaluator
@@ -31,18 +30,13 @@ class Multilabel(SplitEvaluator):
   headline = "micro_f1"
 
   def __call__(self, params):
-    results, parts = [], []
-    for _batch, result in self.passes(params):
-      own = {name.split("/", 1)[1]: value for name, value in result.pop("predictions").items()}
-      counted = own["weights"] > 0
-      parts.append((result.pop("sequence")[counted], own["label"][counted] > 0, own["scores"][counted]))
-      results.append(result)
-    sequence_N, label_NK, scores_NK = (np.concatenate(part) for part in zip(*parts, strict=True))
+    means, (sequence_N, label_NK, scores_NK) = self.predictions(params, "label", "scores")
+    label_NK = label_NK > 0
     said_NK, always_NK = scores_NK >= THRESHOLD, np.zeros_like(label_NK)
     always_NK[:, self._commonest()] = True
     micro, macro = f1_scores(label_NK, said_NK)[:2]
     base_micro, base_macro = f1_scores(label_NK, always_NK)[:2]
-    values = metrics.divide(*self.means(results)) | {
+    values = means | {
       "accuracy": float(np.mean((label_NK == said_NK).all(1))),
       "micro_f1": micro,
       "macro_f1": macro,
@@ -63,8 +57,7 @@ class Multilabel(SplitEvaluator):
     values, (sequence_N, label_NK, scores_NK) = self._latest
     curves, parts = read_metrics(workdir), []
     for name, words in (("micro_f1", "micro F1"), ("macro_f1", "macro F1")):
-      steps, history = curves.get(f"eval/{self.name}/{name}", ([], []))
-      before = f", step 0 {history[0]:.3f}" if steps[:1] == [0] else ""
+      before = f", {said}" if (said := self.before(curves, name)) else ""
       always = values[f"baseline/{self.split}_commonest_{name}"]
       parts.append(f"{words} {values[name]:.3f} (always the commonest {always:.3f}{before})")
     lines = [f"{self.name}: {', '.join(parts)}, all labels right in {values['accuracy']:.3f}"]
@@ -79,17 +72,15 @@ class Multilabel(SplitEvaluator):
 
   def _errors(self, sequence_N: np.ndarray, label_NK: np.ndarray, scores_NK: np.ndarray) -> list[dict[str, Any]]:
     """The rows with a label wrong, those of the highest loss first."""
-    source, labels = self.run.source(self.stream, self.split), np.asarray(self.data.task.labels)
-    locate = getattr(source, "locate", lambda number: {"row": number})
+    labels = np.asarray(self.data.task.labels)
     said_NK = scores_NK >= THRESHOLD
     loss_N = -np.log(np.maximum(np.where(label_NK, scores_NK, 1 - scores_NK), 1e-9)).mean(1)
     wrong = np.flatnonzero((label_NK != said_NK).any(1))
     worst, rows = wrong[np.argsort(-loss_N[wrong], kind="stable")][:NUM_ERRORS], []
     for i in worst:
-      number = int(sequence_N[i])
-      texts = {name: text for name, text in source[number].items() if name.startswith("text")}
+      quoted = self.quote(int(sequence_N[i]))
       split, names = f"{self.name} ({len(worst)} of {len(wrong)} wrong)", lambda row: "; ".join(labels[row])
-      rows.append({"split": split, **locate(number), **texts, "label": names(label_NK[i]), "prediction": names(said_NK[i])})
+      rows.append({"split": split, **quoted, "label": names(label_NK[i]), "prediction": names(said_NK[i])})
     return rows
 
 

@@ -26,21 +26,16 @@ class Regression(SplitEvaluator):
   headline = "pearson"
 
   def __call__(self, params):
-    results, parts = [], []
-    for _batch, result in self.passes(params):
-      own = {name.split("/", 1)[1]: value for name, value in result.pop("predictions").items()}
-      counted = own["weights"] > 0
-      parts.append((result.pop("sequence")[counted], own["label"][counted], own["value"][counted]))
-      results.append(result)
-    sequence_N, label_N, value_N = (np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True))
+    means, (sequence_N, *found) = self.predictions(params, "label", "value")
+    label_N, value_N = (part.astype(np.float64) for part in found)
     mean = np.nanmean(self.run.load(self.stream, "train").store.values("label"), dtype=np.float64)
-    values = metrics.divide(*self.means(results)) | {
+    values = means | {
       "mse": float(np.mean((value_N - label_N) ** 2)),
       "pearson": metrics.pearson(label_N, value_N),
       "spearman": metrics.spearman(label_N, value_N),
       f"baseline/{self.split}_mean_mse": float(np.mean((mean - label_N) ** 2)),
     }
-    self._latest = values, (sequence_N.astype(np.int64), label_N, value_N)
+    self._latest = values, (sequence_N, label_N, value_N)
     yield from values.items()
 
   def report(self, workdir, folder):
@@ -48,9 +43,8 @@ class Regression(SplitEvaluator):
     values, found = self._latest
     curves, parts = read_metrics(workdir), []
     for name in ("pearson", "spearman", "mse"):
-      steps, history = curves.get(f"eval/{self.name}/{name}", ([], []))
       beside = [f"training mean {values[f'baseline/{self.split}_mean_mse']:.3f}"] if name == "mse" else []
-      beside += [f"step 0 {history[0]:.3f}"] if steps[:1] == [0] else []
+      beside += filter(None, [self.before(curves, name)])
       parts.append(f"{name} {values[name]:.3f}" + (f" ({', '.join(beside)})" if beside else ""))
     lines = [f"{self.name}: {', '.join(parts)}"]
     if rows := self._errors(*found):
@@ -60,12 +54,9 @@ class Regression(SplitEvaluator):
 
   def _errors(self, sequence_N: np.ndarray, label_N: np.ndarray, value_N: np.ndarray) -> list[dict[str, Any]]:
     """The rows of the largest error, the worst first."""
-    source = self.run.source(self.stream, self.split)
-    locate = getattr(source, "locate", lambda number: {"row": number})
     worst, rows = np.argsort(-np.abs(value_N - label_N), kind="stable")[:NUM_ERRORS], []
     for i in worst:
-      number = int(sequence_N[i])
-      texts = {name: text for name, text in source[number].items() if name.startswith("text")}
+      quoted = self.quote(int(sequence_N[i]))
       split = f"{self.name} ({len(worst)} of {len(label_N)})"
-      rows.append({"split": split, **locate(number), **texts, "label": f"{label_N[i]:g}", "prediction": f"{value_N[i]:.4f}"})
+      rows.append({"split": split, **quoted, "label": f"{label_N[i]:g}", "prediction": f"{value_N[i]:.4f}"})
     return rows

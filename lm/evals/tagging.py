@@ -141,8 +141,7 @@ class Tagging(SplitEvaluator):
     curves, parts = read_metrics(workdir), []
     baseline, always = ("all_o", "O") if self.data.task.has_entities else ("majority", "the commonest")
     for name, words in (("f1", "F1"), ("accuracy", "accuracy of tags")):
-      steps, history = curves.get(f"eval/{self.name}/{name}", ([], []))
-      before = f", step 0 {history[0]:.3f}" if steps[:1] == [0] else ""
+      before = f", {said}" if (said := self.before(curves, name)) else ""
       parts.append(
         f"{words} {values[name]:.3f} (always {always} {values[f'baseline/{self.split}_{baseline}_{name}']:.3f}{before})"
       )
@@ -166,7 +165,6 @@ class Tagging(SplitEvaluator):
   def _errors(self, sentences: list[_Sentence]) -> list[dict[str, Any]]:
     """The sentences with the most entities missed or made up, the worst first."""
     source, rows = self.run.source(self.stream, self.split), []
-    locate = getattr(source, "locate", lambda number: {"row": number})
     both = [tuple(map(set, self._entities(sentence))) for sentence in sentences]
     wrong = [i for i in np.argsort([-len(there ^ said) for there, said in both], kind="stable") if both[i][0] != both[i][1]]
     for i in wrong[:NUM_ERRORS]:
@@ -176,5 +174,5 @@ class Tagging(SplitEvaluator):
       )
       split = f"{self.name} ({len(wrong[:NUM_ERRORS])} of {len(wrong)} wrong)"
       found = {"text": example["text"], "missed": words(there - said), "made_up": words(said - there)}
-      rows.append({"split": split, **locate(sentences[i].number), **found})
+      rows.append({"split": split, **self.locate(sentences[i].number), **found})
     return rows
