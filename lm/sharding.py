@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import re
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -170,10 +169,7 @@ def _parse(text: str) -> tuple[str, tuple[tuple[str, tuple[str, ...]], ...]]:
     raise ConfigError(f"config.sharding={text!r}: {unknown[0]!r} is no axis of the mesh; there are {', '.join(AXES)}")
   if twice := [part for part in (*used, *dict(found)) if used.count(part) > 1 or [dim for dim, _ in found].count(part) > 1]:
     raise ConfigError(f"config.sharding={text!r}: {twice[0]!r} stands twice")
-  try:
-    re.compile(pattern)
-  except re.error as error:
-    raise ConfigError(f"config.sharding={text!r}: {pattern!r} is no regular expression: {error}") from error
+  tree.check_pattern(pattern, f"config.sharding={text!r}")
   return pattern.strip(), found
 
 

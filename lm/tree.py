@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from lm.plug import ConfigError
+
 Tree = dict[str, Any]
 
 
@@ -63,6 +65,14 @@ def first_match(rules: Sequence[tuple[str, Any]], names: Iterable[str], setting:
       raise ValueError(f"{setting}: no pattern matches parameter {name!r}; end the list with '.*'")
     found[name] = values[0]
   return found
+
+
+def check_pattern(pattern: str, setting: str) -> None:
+  """Raises ConfigError if a pattern of that setting, "config.sharding='...'", is no regular expression."""
+  try:
+    re.compile(pattern)
+  except re.error as error:
+    raise ConfigError(f"{setting}: {pattern!r} is no regular expression: {error}") from error
 
 
 def leaf_name(path: Sequence[Any]) -> str:

@@ -6,7 +6,6 @@ any rule gives is multiplied, weight decay included.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -154,10 +153,7 @@ def _parse_rate(text: str) -> tuple[str, float]:
     factor = 0.0
   if not pattern or not 0 < factor < float("inf"):
     raise ValueError(f"optimizer.rates={text!r}: expected 'PATTERN: FACTOR' with a factor above 0; peft says what is frozen")
-  try:
-    re.compile(pattern)
-  except re.error as error:
-    raise ValueError(f"optimizer.rates={text!r}: {pattern!r} is no regular expression: {error}") from error
+  tree.check_pattern(pattern, f"optimizer.rates={text!r}")
   return pattern, factor
 
 

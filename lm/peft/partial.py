@@ -87,10 +87,7 @@ def _parse(text: str) -> tuple[str, slice | None]:
   bounds = re.fullmatch(r"(-?\d+)?:(-?\d+)?", layers)
   if not pattern or at and layers != "none" and bounds is None:
     raise ValueError(f"peft.train={text!r}: expected 'PATTERN', 'PATTERN@START:STOP' or 'PATTERN@none'")
-  try:
-    re.compile(pattern)
-  except re.error as error:
-    raise ValueError(f"peft.train={text!r}: {pattern!r} is no regular expression: {error}") from error
+  tree.check_pattern(pattern, f"peft.train={text!r}")
   if layers == "none":
     return pattern, None
   return pattern, slice(*(None if i is None else int(i) for i in bounds.groups())) if bounds else slice(None)
