@@ -21,7 +21,7 @@ import numpy as np
 from lm import device
 from lm.config import ConfigError
 from lm.data.columns import Columns
-from lm.data.source import Source
+from lm.data.source import Source, locate
 from lm.data.tokenizer import Tokenizer
 
 CHUNK = 1 << 19  # characters that are encoded at once
@@ -42,8 +42,7 @@ class BadExampleError(ConfigError):
 
   def placed(self, source: Source, index: int) -> ConfigError:
     """Says where in the source it is from."""
-    locate = getattr(source, "locate", lambda index: {"row": index})
-    place = " ".join(f"{name} {value}" for name, value in locate(index).items()).removeprefix("file ")
+    place = " ".join(f"{name} {value}" for name, value in locate(source, index).items()).removeprefix("file ")
     return ConfigError(f"data {type(source).__name__.lower()!r}: {place}: {self.reason}")
 
 

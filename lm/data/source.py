@@ -66,3 +66,8 @@ def list_files(source: Any, settings: Iterable[str]) -> None:
   for name in settings:
     if isinstance(value := getattr(source, name), str):
       object.__setattr__(source, name, (value,) if value else ())
+
+
+def locate(source: Any, index: int) -> dict[str, Any]:
+  """Where an example stands: file and line, or `row`, its number from 0, of a source that has no files."""
+  return source.locate(index) if hasattr(source, "locate") else {"row": index}

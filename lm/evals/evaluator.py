@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from lm import metrics, sharding
+from lm.data import source
 from lm.data.loader import EvalLoader
 from lm.run import Run
 from lm.shapes import Batch
@@ -110,9 +111,8 @@ class SplitEvaluator(Evaluator):
     return f"step 0 {history[0]:.3f}" if steps[:1] == [0] else ""
 
   def locate(self, number: int) -> dict[str, Any]:
-    """Where an example of the split stands: file and line, or `row`, its number from 0, where the source has no files."""
-    source = self.run.source(self.stream, self.split)
-    return source.locate(number) if hasattr(source, "locate") else {"row": number}
+    """Where an example of the split stands, as `lm.data.source.locate` says it."""
+    return source.locate(self.run.source(self.stream, self.split), number)
 
   def quote(self, number: int) -> dict[str, Any]:
     """The same and its texts, as a row of errors.csv begins."""
