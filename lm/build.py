@@ -147,16 +147,17 @@ def _assemble(
 def _make_parts(
   cfg: Config, architecture: TransformerConfig, tok: Tokenizer, devices: list[jax.Device] | None
 ) -> dict[str, Any]:
-  """The fields of a Spec that need no data, and the regularizer, so that a slip in them is found before any is read."""
+  """The fields of a Spec that need no data, regularizer and quantizer, so that a slip in them is found before any is read."""
   _check_length(cfg, architecture)
   peft = plug.make("peft", cfg.peft).read_with(tok.encode)
+  quantizer = plug.make("quantizer", cfg.quantizer) if cfg.quantizer else None
   optimizer: Optimizer = plug.make("optimizer", cfg.optimizer)
   mesh = sharding.make_mesh(cfg.mesh, devices or jax.devices())
   _check_mesh(cfg, architecture, mesh)
   accumulation = _accumulation(cfg, mesh)
   regularizer = plug.make("regularizer", cfg.regularizer) if cfg.regularizer else None
   of_spec = {"peft": peft, "optimizer": optimizer, "mesh": mesh, "accumulation": accumulation, "sharding": cfg.sharding}
-  return of_spec | {"regularizer": regularizer}
+  return of_spec | {"regularizer": regularizer, "quantizer": quantizer}
 
 
 def _make_loader(cfg: Config, streams: tuple[StreamData, ...]) -> tuple[Loader, int]:
@@ -176,12 +177,12 @@ def _make_spec(
   heads = tuple(sorted(dict(head for task in by_key.values() for head in task.heads).items()))
   dtype = device.compute_dtype(cfg.dtype, parts["mesh"].devices.flat[0])
   attention = kernel.choose(cfg.attention, parts["mesh"].devices.flat[0])
-  model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll, attention)
+  model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll, attention, quantizer=parts["quantizer"])
   sharing = {key: tuple(name for name in keys if keys[name] == key) for key in by_key}
   several = tuple((key, names) for key, names in sharing.items() if len(names) > 1)
   softening = Softening(cfg.label_smoothing, cfg.z_loss)
-  regularizer, of_spec = parts["regularizer"], {name: part for name, part in parts.items() if name != "regularizer"}
-  intercept = parts["peft"].intercept
+  regularizer, intercept = parts["regularizer"], parts["peft"].intercept
+  of_spec = {name: part for name, part in parts.items() if name not in ("regularizer", "quantizer")}
   objective = Objective(model, tuple(by_key.items()), intercept, cfg.loss_chunk, several, softening, regularizer)
   of_spec["peft"] = parts["peft"].resolve(total_steps)
   return Spec(model=model, objective=objective, total_steps=total_steps, **of_spec)

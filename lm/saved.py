@@ -22,6 +22,7 @@ from lm.interop import adapter, settings, weights
 from lm.models.model import Model
 from lm.models.transformer_config import TransformerConfig
 from lm.peft.peft import Peft
+from lm.quantizers.quantizer import Quantizer
 from lm.state import REFERENCE
 from lm.tasks.task import Task
 
@@ -105,6 +106,12 @@ def read_method(path: Path) -> Peft:
   return method.read_with(tok.encode) if tok else method
 
 
+def read_quantizer(path: Path) -> Quantizer | None:
+  """What kept the frozen kernels of a workdir's run in fewer bits."""
+  value = record.load_config(path).quantizer
+  return plug.make("quantizer", value) if value else None
+
+
 def load_params(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | None = None) -> tuple[int, dict[str, Any]]:
   """Step and full plain parameters (PEFT leaves merged) by name: host arrays of a workdir's checkpoint, else on the mesh.
 
@@ -124,9 +131,10 @@ def load_params(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh |
 def load_unmerged(path: Path, which: str | int = "last") -> tuple[int, dict[str, Any]]:
   """Step and all parameters of a workdir by name, the PEFT method's leaves beside those that they change.
 
-  What a run compared itself with, and kept because it has no base, is left out.
+  What a run compared itself with, and kept because it has no base, is left out; kernels that were quantised are as they were
+  then, rounded.
   """
-  cfg = record.load_config(path)
+  cfg, quantizer = record.load_config(path), read_quantizer(path)
   step, kept = checkpoint.load_params(path / "checkpoints", which)
   flat = {name: leaf for name, leaf in tree.flatten(kept).items() if not name.startswith(f"{REFERENCE}/")}
   base_path = None if cfg.peft == Plug("full") else record.find_base(path)
@@ -135,19 +143,21 @@ def load_unmerged(path: Path, which: str | int = "last") -> tuple[int, dict[str,
     _, below = load_params(base_path, base["step"])
     if base["sha256"] and tree.sha256(tree.unflatten(below)) != base["sha256"]:
       raise ConfigError(f"config.init_from={cfg.init_from!r} of {path}: its parameters changed since that run started")
-    flat = below | _attached(read_model(path, which), read_method(path), below) | flat
-  return step, flat
+    flat = below | _attached(path, read_model(path, which), below) | flat
+  return step, flat if quantizer is None else {name: np.asarray(leaf) for name, leaf in quantizer.unpacked(flat).items()}
 
 
-def _attached(model: Model, peft: Peft, base: Mapping[str, Any]) -> dict[str, Any]:
-  """What a method makes of the parameters of its base, which it may change; those it adds have values to be replaced.
+def _attached(path: Path, model: Model, base: Mapping[str, Any]) -> dict[str, Any]:
+  """What a run's method and quantizer make of the parameters of its base; leaves that are added have values to be replaced.
 
   Heads that the base lacks are shown to it, since it may say which of them train, and left out.
   """
   own = tree.flatten(model.abstract)
   value = lambda name, box: base[name] if name in base else np.zeros(box.value.shape, box.value.dtype)
   boxes = {name: box.replace(value=value(name, box)) for name, box in own.items()}
-  attached = tree.flatten(peft.attach(tree.unflatten(boxes), jax.random.key(0)))
+  quantizer = read_quantizer(path)
+  boxes = quantizer.rounded(boxes) if quantizer else boxes
+  attached = tree.flatten(read_method(path).attach(tree.unflatten(boxes), jax.random.key(0)))
   return {name: np.asarray(box.value) for name, box in attached.items() if name in base or name not in own}
 
 
