@@ -161,7 +161,9 @@ def _find_origin(run: Run, workdir: Path, accept_changes: bool) -> _Origin:
     changed = [name for name, *_, kind in config.changes(record.load_config(other), cfg) if kind == "identity"]
     changed = [name for name in changed if name not in ("resume_from", "total_steps")]
     changed += [name for name, *_ in record.architecture_changes(run, other) if name not in changed]
-    shaped = [name for name in changed if name == "optimizer.name" or name.startswith(("model", "peft", "quantizer", "init_from"))]
+    shaped = [
+      name for name in changed if name == "optimizer.name" or name.startswith(("model", "peft", "quantizer", "init_from"))
+    ]
     if shaped:
       raise ConfigError(
         f"config.resume_from={cfg.resume_from!r}: has another {shaped[0]}, so its state does not fit; use init_from"

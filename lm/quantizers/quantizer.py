@@ -1,4 +1,4 @@
-"""The contract of a quantizer: frozen kernels in few bits, with a scale for each block of weights (QLoRA, Dettmers et al. 2023).
+"""The contract of a quantizer: frozen kernels in few bits, a scale for each block of weights (QLoRA, Dettmers et al. 2023).
 
 A block is of consecutive inputs of one output, and its scale the largest magnitude in it. With double quantisation scales are
 8 bits in units of the largest scale of their output. What stands in place of a kernel has its dims, so it is split as that is.
@@ -49,7 +49,7 @@ class Quantizer:
       raise ConfigError(f"quantizer.block={self.block}: must be even and at least 4")
 
   def encode(self, x: jax.Array, scales: jax.Array) -> jax.Array:
-    """Codes, of the shape of x and a byte each. scales: broadcast against x, no smaller than its magnitudes but for rounding."""
+    """Codes, of the shape of x and a byte each. scales: broadcast against x, but for rounding not below its magnitudes."""
     raise NotImplementedError
 
   def decode(self, codes: jax.Array) -> jax.Array:
@@ -84,8 +84,8 @@ class Quantizer:
     for name, leaves in packed.items():
       if trains(name) or attached.pop(name) is not rounded[name]:
         raise ConfigError(
-          f"quantizer={type(self).__name__.lower()!r}: peft trains or changes {name}; accepted are methods that leave it as it is,"
-          " such as lora, and quantizer.targets of other kernels"
+          f"quantizer={type(self).__name__.lower()!r}: peft trains or changes {name}; accepted are methods that leave it as"
+          " it is, such as lora, and quantizer.targets of other kernels"
         )
       attached |= {f"{name.removesuffix('/kernel')}/{PACKED}/{leaf}": box for leaf, box in leaves.items()}
     return rounded, attached
