@@ -10,6 +10,8 @@ all of them: on 800 made-up reviews (75 steps, two cores) 3e-3 reached 0.94 with
 parameters of a model of BERT's size want `--config.optimizer.learning_rate=5e-5`. `--config.task.class_weights=balanced` gives
 all labels the same part in the loss, `spam=5,ham=1` others.
 
+Under LoRA and every other method that leaves kernels frozen, `--config.quantizer=nf4` keeps them in 4 bits (QLoRA).
+
 Any number of labels per row, "price|food" or a list in jsonl; it ends with micro and macro F1:
 
 python -m lm.main --config=configs/finetune.py:multilabel --workdir=runs/topics --config.init_from=runs/tiny_mlm \\

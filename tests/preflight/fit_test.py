@@ -10,7 +10,7 @@ from lm import build, config, main, train
 from lm.config import ConfigError
 from lm.preflight import figures, fit, memory, sweep
 from lm.program import Program
-from tests.conftest import make_config, make_run, shrunk
+from tests.conftest import SIZES, make_config, make_run, shrunk
 
 
 @pytest.fixture
@@ -83,6 +83,14 @@ def test_what_would_help_has_the_peak_that_it_gives(free):
   assert found[tokens] == peak(make_run(tokens_per_device=int(tokens.split("=")[1]), batch_size=8))
   assert found["--config.peft=lora"] == peak(make_run(peft="lora"))
   assert all(size < peak(run) for size in found.values())
+
+
+def test_under_a_method_that_leaves_kernels_frozen_four_bits_would_help():
+  wide = {"peft": "lora", "model": {"name": "gpt2-tiny", **SIZES, "model_dim": 64, "num_heads": 1}}
+  found = {
+    each.setting: each.step.peak_bytes for each in fit.alternatives((run := make_run(**wide)).outline, fit.largest(run.outline))
+  }
+  assert found["--config.quantizer=nf4"] == peak(make_run(quantizer="nf4", **wide)) < peak(run)
 
 
 def test_a_run_that_does_not_fit_ends_before_anything_is_written(free, tmp_path):
