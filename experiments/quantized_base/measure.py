@@ -29,13 +29,8 @@ def make_step(quantizer: str | None) -> tuple[Any, Callable[[], Any]]:
   """The compiled step, and a function that takes one."""
   text = {"name": "memory", "texts": tuple(f"{i} is followed by {i + 1}, " * 40 for i in range(64))}
   values = {"task": "causal", "data": text, "model": {**MODEL, "ffn_dim": 1408, "max_len": 512, "vocab_size": 0}}
-  values |= {
-    "tokenizer": "bytes",
-    "seq_len": 256,
-    "batch_size": 2,
-    "total_steps": 100,
-    "peft": f"lora(rank=8,targets={LINEAR})",
-  }
+  values |= {"tokenizer": "bytes", "peft": f"lora(rank=8,targets={LINEAR})"}
+  values |= {"seq_len": 256, "batch_size": 2, "total_steps": 100}
   run = build.make_run(config.from_dict(values | {"quantizer": quantizer}), jax.devices()[:1])
   run.program.compile(run.loader.shapes(), [])
   batch, state = run.loader.batch(0), run.init_state()
@@ -65,9 +60,8 @@ def _of_ours(name: str, kernel: jax.Array) -> tuple[Any, Callable[..., jax.Array
   if name == "none":
     return kernel, jnp.matmul
   quantizer = plug.make("quantizer", Plug(name))
-  packed = {
-    leaf: box.value for leaf, box in quantizer.pack(nn.LogicallyPartitioned(kernel, ("layers", "embed", "mlp"))).items()
-  }
+  boxes = quantizer.pack(nn.LogicallyPartitioned(kernel, ("layers", "embed", "mlp")))
+  packed = {leaf: box.value for leaf, box in boxes.items()}
   policy = jax.checkpoint_policies.dots_saveable
   return packed, jax.checkpoint(lambda x, layer: x @ quantizer.unpack(layer), policy=policy)
 

@@ -87,9 +87,8 @@ def test_what_would_help_has_the_peak_that_it_gives(free):
 
 def test_under_a_method_that_leaves_kernels_frozen_four_bits_would_help():
   wide = {"peft": "lora", "model": {"name": "gpt2-tiny", **SIZES, "model_dim": 64, "num_heads": 1}}
-  found = {
-    each.setting: each.step.peak_bytes for each in fit.alternatives((run := make_run(**wide)).outline, fit.largest(run.outline))
-  }
+  run = make_run(**wide)
+  found = {each.setting: each.step.peak_bytes for each in fit.alternatives(run.outline, fit.largest(run.outline))}
   assert found["--config.quantizer=nf4"] == peak(make_run(quantizer="nf4", **wide)) < peak(run)
 
 
