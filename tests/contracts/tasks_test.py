@@ -91,7 +91,8 @@ def test_predictions_are_plain_one_per_row_and_need_no_label(task, family):
   assert len(value.prepare({"text": TEXTS[0]}, run.tokenizer)) == 1
   objective, batch = run.program.spec.objective, run.loader.batch(0)
   found = jax.device_get(jax.jit(objective.predict)(params, batch))
-  described = value.describe_predictions({name.split("/")[1]: array for name, array in found.items()}, run.tokenizer)
+  arrays = {name.split("/")[1]: array for name, array in found.items()}
+  described = value.describe_predictions(value.join(arrays, np.arange(len(batch[INPUTS]["row"]))), run.tokenizer)
   assert json.loads(json.dumps(described)) == described
   assert len(described) == len(batch[INPUTS]["row"])
 
