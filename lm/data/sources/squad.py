@@ -84,10 +84,11 @@ class Squad:
     splits, skipped = self._loaded
     cut_off = [name for name in HELD_OUT if not getattr(self, name)]
     origin = f"; {' and '.join(cut_off)} cut from {', '.join(self.path)} by article" if cut_off else ""
-    sizes = ", ".join(f"{name} {len(found):,} ({len({q.title for q in found}):,} articles)" for name, found in splits.items())
+    articles = lambda found: len({question.title for question in found})
+    sizes = ", ".join(f"{name} {len(found):,} on {articles(found):,}" for name, found in splits.items())
     given = [question.example["answers"] for question in splits["train"] if "answers" in question.example]
     lines = [
-      f"squad {', '.join(self.path)}: {sizes} questions{origin}",
+      f"squad {', '.join(self.path)}: questions of {sizes} articles{origin}",
       f"  in train {sum(not found for found in given):,} have no answer, the others {sum(map(len, given)):,} answers",
     ]
     if unsure := sum("unsure" in answer for found in given for answer in found):

@@ -42,7 +42,7 @@ def test_questions_of_both_versions_and_of_a_test_set(tmp_path):
   assert make(tmp_path, QUESTION).answers == ("span",)
   assert source.locate(1) == {"file": str(tmp_path / "a.json"), "id": "q2"}
   said = source.describe()
-  assert "train 4 (1 articles), validation 4" in said
+  assert "questions of train 4 on 1, validation 4 on 1, test 4 on 1 articles" in said
   assert "in train 1 have no answer, the others 2 answers\n  1 of them may stand elsewhere" in said
 
 
