@@ -34,9 +34,10 @@ class Tag(Windowed):
 
   tags: tuple[str, ...] = ()  # those of the data; empty takes those of the source's training split
   scheme: str = "bio"  # how the model writes entities: bio or bioes; plain learns tags that are no entities as they are
+  outputs: tuple[str, ...] = ()  # the tags in the order of the head's outputs, of one made elsewhere; empty takes the scheme's
   words: str = "word"  # how a text without tokens is parted: word (signs and Chinese characters alone), space or character
 
-  prepare_fields = ("tags", "scheme", "words", "window", "stride")
+  prepare_fields = ("tags", "scheme", "outputs", "words", "window", "stride")
   targets = "tags"
   evaluators = (("tagging", "validation"), ("tagging", "test"))
   head = "tag"
@@ -58,8 +59,16 @@ class Tag(Windowed):
 
   @property
   def classes(self) -> tuple[str, ...]:
-    """The tags that the model tells apart: all of the scheme's, O first, or those of the data."""
-    return _classes(self.tags, self.scheme)
+    """The tags that the model tells apart: all of the scheme's, O first, or those of the data, unless `outputs` says."""
+    return self.outputs or _classes(self.tags, self.scheme)
+
+  @classmethod
+  def of_outputs(cls, outputs: tuple[str, ...]) -> "Tag":
+    """The task of a head that has these tags in this order: entities where all are tags of one of the schemes."""
+    prefixes = {tag.partition("-")[0] for tag in outputs if tag != tagging.OUTSIDE}
+    is_entities = tagging.OUTSIDE in outputs and not any(map(tagging.check, outputs))
+    scheme = "bio" if prefixes <= set(tagging.SCHEMES["bio"]) else "bioes"
+    return cls(tags=tuple(sorted(outputs)), scheme=scheme if is_entities else PLAIN, outputs=outputs)
 
   @property
   def head_spec(self) -> HeadSpec:
@@ -74,6 +83,8 @@ class Tag(Windowed):
     tag = np.zeros_like(word)
     if "tags" in example:
       number = {name: i for i, name in enumerate(self.classes, 1)}
+      if unknown := next((name for name in self.rewrite(example["tags"], example["tokens"]) if name not in number), ""):
+        raise ConfigError(f"tag {unknown!r}: is none of task.outputs={','.join(self.outputs)}")
       of_word = np.asarray([0, *(number[name] for name in self.rewrite(example["tags"], example["tokens"]))], np.int32)
       tag = of_word[word]
     found = []

@@ -96,6 +96,16 @@ def test_any_scheme_of_the_data_is_written_in_the_one_that_is_learned(tags, sche
   assert [task.classes[i - 1] for i in row["tag"] if i] == expected
 
 
+def test_the_outputs_of_a_head_made_elsewhere_keep_their_order():
+  task = Tag.of_outputs(("B-LOC", "O", "I-LOC"))
+  assert task.classes == ("B-LOC", "O", "I-LOC") and task.scheme == "bio"
+  described = task.describe_predictions({"tag": np.asarray([[0, 2, 1]]), "score": np.ones((1, 3), np.float32)}, Bytes())
+  assert described == [{"tags": ["B-LOC", "I-LOC", "O"], "entities": [{"type": "LOC", "words": [0, 2], "score": 1.0}]}]
+  assert [Tag.of_outputs(tags).scheme for tags in (("O", "S-x"), ("NOUN", "O"), ("B-x",))] == ["bioes", "plain", "plain"]
+  with pytest.raises(ConfigError, match="tag 'I-LOC': is none of task.outputs=O,B-LOC"):
+    Tag.of_outputs(("O", "B-LOC")).prepare(EXAMPLE, Bytes())
+
+
 def test_plain_tags_are_learned_as_they_are():
   task = Tag(tags=("DET", "NOUN", "VERB"), scheme="plain")
   assert task.classes == ("DET", "NOUN", "VERB")
