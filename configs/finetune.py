@@ -30,6 +30,14 @@ python -m lm.main --config=configs/finetune.py:tag --workdir=runs/names --config
 --config.data.tag_column=-1` say the columns. Spans in JSON, as CLUENER has them, where every character has a tag:
 `--config.data="spans(path='train.json',validation='dev.json')" --config.task.words=character`.
 
+One of several choices, as in SWAG (`--config.data.context=sent1 --config.data.question=sent2
+--config.data.columns=ending0,ending1,ending2,ending3`), COPA, or RACE (a list, letters). A row holds all choices, so `seq_len`
+is the length of all of them, each with the context:
+
+python -m lm.main --config=configs/finetune.py:choose --workdir=runs/race --config.init_from=runs/tiny_mlm \\
+  --config.data.path=race.jsonl --config.data.context=article --config.data.question=question --config.data.columns=options \\
+  --config.data.label=answer --config.data.first=A
+
 python -m lm.main --config=configs/finetune.py:sft --workdir=runs/sft --config.init_from=runs/tiny --config.data.path=talk.jsonl
 python -m lm.main --config=configs/finetune.py:dpo --workdir=runs/dpo --config.init_from=runs/sft --config.data.path=pairs.jsonl
 
@@ -46,25 +54,28 @@ KINDS = {
   "multilabel": ("multilabel", dict(name="table", label="label", label_type="list")),
   "regress": ("regress", dict(name="table", label="label", label_type="number")),
   "tag": ("tag", dict(name="conll")),
+  "choose": ("choose", dict(name="choices")),
 }
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "" for one label, multilabel for any number of them, regress for numbers, tag for words, sft and dpo for chats."""
+  """arg: "" for one label, multilabel for any number, regress, tag (words), choose (choices), sft and dpo for chats."""
   if arg in ("sft", "dpo"):
     return _chat(arg)
   if arg not in KINDS:
     kinds = "'' (classification of texts or pairs), multilabel (several labels), regress (a number), tag (named entities)"
+    kinds += ", choose (multiple choice)"
     raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, sft (conversations) and dpo (preferences)")
   task, data = KINDS[arg]
+  seq_len = 512 if arg == "choose" else 128  # of choices all together
   return ConfigDict(
     dict(
       init_from="runs/tiny_mlm",
       task=task,
       data=data,
       optimizer=dict(name="adamw", learning_rate=3e-3, schedule="linear", warmup_steps="10%", weight_decay=0.01, b2=0.999),
-      seq_len=128,
-      length_buckets=(32, 64, 128),
+      seq_len=seq_len,
+      length_buckets=(seq_len // 4, seq_len // 2, seq_len),
       batch_size=32,
       total_steps="3 epochs",
       eval_every="20%",

@@ -238,5 +238,8 @@ def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
   labels, pooling = weights.labels(found), ("pooling", settings.read_pooling(found.family, found.settings))
   name = "multilabel" if found.settings.get("problem_type") == weights.LABEL_PROBLEMS[1] else "classify"
   reads = Plug(name, (pooling, ("labels", labels))) if labels else Plug("regress", (pooling,))
-  plugs = [reads if kind == "classifier" else Plug(TASKS[kind]) for kind in weights.head_kinds(found.model)]
+  kinds = weights.head_kinds(found.model)
+  if weights.chooses(found):  # between how many, and what they are called, stands nowhere
+    kinds = [kind for kind in kinds if kind != "classifier"]
+  plugs = [reads if kind == "classifier" else Plug(TASKS[kind]) for kind in kinds]
   return {plugin.name: plug.make("task", plugin) for plugin in plugs}

@@ -36,6 +36,7 @@ class StandInSource:
   labels: tuple[str, ...] = LABELS
   numbers: tuple[float, ...] = (0.0, 1.0)
   tags: tuple[str, ...] = ("B-0", "I-0", "O")
+  choices: tuple[str, ...] = LABELS
 
   def __len__(self) -> int:
     return len(self.labels)

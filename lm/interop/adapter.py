@@ -24,7 +24,7 @@ from lm.models.model import Model
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 # The config.json of the base with the adapter's classifier: its labels and pooling, for which peft has no place.
 HEAD = "head.json"
-TASK_TYPES = {"lm": "CAUSAL_LM", "classifier": "SEQ_CLS", "mlm": None}
+TASK_TYPES = {"lm": "CAUSAL_LM", "classifier": "SEQ_CLS", "mlm": None, "chooser": None}
 # Settings that change what is computed, and what of them has a counterpart here; false or unset always has.
 ONLY = {
   "bias": ("none",),

@@ -4,7 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-PIPELINES = {"lm": "text-generation", "mlm": "fill-mask", "classifier": "text-classification", "": "feature-extraction"}
+PIPELINES = {
+  "lm": "text-generation", "mlm": "fill-mask", "classifier": "text-classification", "chooser": "multiple-choice",
+  "": "feature-extraction",
+}  # fmt: skip
 _CARD = """---
 library_name: transformers
 pipeline_tag: {pipeline}
@@ -15,11 +18,15 @@ tags: [jax, lm]
 A {model_type} with {num_params:,} parameters ({class_name}), {made}.
 
 ```python
-from transformers import pipeline
-
-model = pipeline("{pipeline}", "DIRECTORY OR ID")
+{usage}
 ```
 {sections}"""
+_PIPELINE = """from transformers import pipeline
+
+model = pipeline("{pipeline}", "DIRECTORY OR ID")"""
+_NO_PIPELINE = """from transformers import {auto}
+
+model = {auto}.from_pretrained("DIRECTORY OR ID")"""  # transformers has no pipeline of choices
 
 _ADAPTER_CARD = """---
 library_name: peft
@@ -39,7 +46,10 @@ base = {auto}.from_pretrained("{base}"{settings})
 model = PeftModel.from_pretrained(base, "DIRECTORY OR ID")
 ```
 {sections}"""
-_AUTO = {"lm": "AutoModelForCausalLM", "mlm": "AutoModelForMaskedLM", "classifier": "AutoModelForSequenceClassification"}
+_AUTO = {
+  "lm": "AutoModelForCausalLM", "mlm": "AutoModelForMaskedLM", "classifier": "AutoModelForSequenceClassification",
+  "chooser": "AutoModelForMultipleChoice",
+}  # fmt: skip
 
 
 def make_card(name: str, kind: str, written: Mapping[str, Any], num_params: int, run: Mapping[str, Any]) -> str:
@@ -48,8 +58,10 @@ def make_card(name: str, kind: str, written: Mapping[str, Any], num_params: int,
   Args:
     kind: of the head. written: the config.json. run: {"manifest", "summary", "config"} of the run that trained it, {} without.
   """
+  usage = _NO_PIPELINE.format(auto=_AUTO[kind]) if kind == "chooser" else _PIPELINE.format(pipeline=PIPELINES[kind])
   return _CARD.format(
     pipeline=PIPELINES[kind],
+    usage=usage,
     name=name,
     model_type=written["model_type"],
     class_name=written["architectures"][0],

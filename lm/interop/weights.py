@@ -31,6 +31,7 @@ HEADS = {
   "lm": ("lm", "head_lm/out/kernel"),
   "mlm": ("mlm", "head_mlm/bias"),
   "classifier": ("classify", "head_classify/out/kernel"),
+  "chooser": ("classify", "head_classify/out/kernel"),  # read as a classifier of one output, which it is there too
 }
 POOLER = "head_classify/pooler/kernel"
 LABEL_PROBLEMS = ("single_label_classification", "multi_label_classification")
@@ -208,6 +209,11 @@ def labels(checkpoint: Checkpoint) -> tuple[str, ...]:
       f" {spec.num_outputs} outputs"
     )
   return tuple(str(given[i]) for i in usual)
+
+
+def chooses(checkpoint: Checkpoint) -> bool:
+  """Whether its one output is the score of a choice."""
+  return any(str(name).endswith("ForMultipleChoice") for name in checkpoint.settings.get("architectures") or ())
 
 
 def head_kinds(model: Model) -> list[str]:

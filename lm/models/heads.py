@@ -68,20 +68,28 @@ class ClassifierHead(nn.Module):
   out: str = "out"  # name of the last layer
 
   @nn.compact
-  def __call__(self, h_BD: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
+  def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
     cfg = self.cfg
     linear = lambda features, axes, bias, name: Linear(
       (features,), axes, bias=bias, stddev=cfg.init_stddev, dtype=self.dtype, name=name
     )
-    pooled = h_BD
+    pooled = h
     if cfg.pooler == "tanh":
-      pooled = jnp.tanh(linear(cfg.model_dim, ("embed", "mlp"), True, "pooler")(h_BD))
+      pooled = jnp.tanh(linear(cfg.model_dim, ("embed", "mlp"), True, "pooler")(h))
     if cfg.pooler == "mlm":
-      pooled = _transform(cfg, h_BD, self.dtype)
+      pooled = _transform(cfg, h, self.dtype)
     if not self.spec.num_outputs:
       return pooled.astype(jnp.float32)
     pooled = Dropout(cfg.dropout_rate, name="dropout")(pooled, row_B)
     return linear(self.spec.num_outputs, ("embed", "classes"), cfg.pooler != "none", self.out)(pooled).astype(jnp.float32)
+
+
+class ChooserHead(ClassifierHead):
+  """Logits [B, N] of N choices, from one hidden state of each, [B, N, D]: a classifier's one output, for a softmax over N."""
+
+  @nn.compact
+  def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
+    return super().__call__(h, row_B, table_VD)[..., 0]
 
 
 class PairHead(ClassifierHead):
@@ -109,5 +117,12 @@ class TaggerHead(nn.Module):
     return out(h).astype(jnp.float32)
 
 
-HEADS = {"lm": LmHead, "mlm": MlmHead, "classifier": ClassifierHead, "pair": PairHead, "tagger": TaggerHead}
+HEADS = {
+  "lm": LmHead,
+  "mlm": MlmHead,
+  "classifier": ClassifierHead,
+  "chooser": ChooserHead,
+  "pair": PairHead,
+  "tagger": TaggerHead,
+}
 ROW_HEADS = ("classifier", "pair")  # those that read one hidden state per row

@@ -10,10 +10,10 @@ import pytest
 
 from lm import plug
 from lm.shapes import INPUTS
-from tests.conftest import FAMILIES, TEXTS, TINY, make_config, make_data, make_run, shrunk
+from tests.conftest import FAMILIES, TEXTS, TINY, make_config, make_data, make_examples, make_run, shrunk
 
 # The others change what is on the host alone, so one family of each kind tells.
-OWN_LOSS = ("causal", "mlm", "classify", "regress", "tag", "multilabel", "dpo")
+OWN_LOSS = ("causal", "mlm", "classify", "regress", "tag", "multilabel", "dpo", "choose")
 PAIRS = [
   (task, family)
   for task in plug.names("task")
@@ -21,7 +21,7 @@ PAIRS = [
   if plug.find("task", task).causal in (None, plug.preset(family).causal)
 ]
 COVER = {(task, "gpt2-tiny") for task in ("causal", "classify", "prefix_lm", "span_corruption", "ul2", "fim", "sft", "dpo")} | {
-  (task, "bert-tiny") for task in ("mlm", "classify", "sentence_pair", "regress", "tag", "multilabel")
+  (task, "bert-tiny") for task in ("mlm", "classify", "sentence_pair", "regress", "tag", "multilabel", "choose")
 }
 CASES = [pytest.param(*pair, marks=[] if pair in COVER else pytest.mark.slow) for pair in PAIRS]
 
@@ -88,7 +88,8 @@ def test_predictions_are_plain_one_per_row_and_need_no_label(task, family):
     with pytest.raises(NotImplementedError):
       value.describe_predictions({}, run.tokenizer)
     return
-  assert len(value.prepare({"text": TEXTS[0]}, run.tokenizer)) == 1
+  unlabelled = {name: part for name, part in make_examples(task)[0].items() if name not in ("label", "tags", "tokens")}
+  assert len(value.prepare(unlabelled, run.tokenizer)) == 1
   objective, batch = run.program.spec.objective, run.loader.batch(0)
   found = jax.device_get(jax.jit(objective.predict)(params, batch))
   described = value.describe_predictions({name.split("/")[1]: array for name, array in found.items()}, run.tokenizer)

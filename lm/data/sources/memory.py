@@ -53,6 +53,11 @@ class Memory:
     except ValueError:
       return ()
 
+  @property
+  def choices(self) -> tuple[str, ...]:
+    """Numbers of the choices that the first row has, from 0; () without."""
+    return tuple(str(i) for i in range(len(json.loads(self.rows[0]).get("choices", ())))) if self.rows else ()
+
   def __len__(self) -> int:
     return len(self.rows or self.texts)
 

@@ -68,7 +68,12 @@ FAMILIES = (
     keys=KEYS,
     weights=(*WEIGHTS, *linear("head_classify/pooler", "pooler.dense")),
     prefixes=("bert.", ""),
-    classes={"": "BertModel", "mlm": "BertForMaskedLM", "classifier": "BertForSequenceClassification"},
+    classes={
+      "": "BertModel",
+      "mlm": "BertForMaskedLM",
+      "classifier": "BertForSequenceClassification",
+      "chooser": "BertForMultipleChoice",
+    },  # fmt: skip
     heads={
       "mlm": (
         *linear("head_mlm/transform", "cls.predictions.transform.dense"),
