@@ -38,6 +38,14 @@ python -m lm.main --config=configs/finetune.py:choose --workdir=runs/race --conf
   --config.data.path=race.jsonl --config.data.context=article --config.data.question=question --config.data.columns=options \\
   --config.data.label=answer --config.data.first=A
 
+What a user takes next, from the texts of what came before: two tables, of interactions and of items, as MovieLens has them. It
+ends with nDCG@10, recall@10, MRR and AUC among all items, beside popularity. `--config.task.kind=pointwise` is binary
+cross-entropy instead of BPR:
+
+python -m lm.main --config=configs/finetune.py:rank --workdir=runs/films --config.init_from=runs/tiny_mlm \\
+  --config.data.path=ratings.csv --config.data.items_path=movies.csv --config.data.user=userId --config.data.item=movieId \\
+  --config.data.time=timestamp --config.data.text=title,genres
+
 python -m lm.main --config=configs/finetune.py:sft --workdir=runs/sft --config.init_from=runs/tiny --config.data.path=talk.jsonl
 python -m lm.main --config=configs/finetune.py:dpo --workdir=runs/dpo --config.init_from=runs/sft --config.data.path=pairs.jsonl
 
@@ -55,19 +63,20 @@ KINDS = {
   "regress": ("regress", dict(name="table", label="label", label_type="number")),
   "tag": ("tag", dict(name="conll")),
   "choose": ("choose", dict(name="choices")),
+  "rank": ("rank", dict(name="interactions")),
 }
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "" for one label, multilabel for any number, regress, tag (words), choose (choices), sft and dpo for chats."""
+  """arg: "" for one label, multilabel for any number, regress, tag (words), choose, rank, sft and dpo (chats)."""
   if arg in ("sft", "dpo"):
     return _chat(arg)
   if arg not in KINDS:
     kinds = "'' (classification of texts or pairs), multilabel (several labels), regress (a number), tag (named entities)"
-    kinds += ", choose (multiple choice)"
+    kinds += ", choose (multiple choice), rank (recommendations)"
     raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, sft (conversations) and dpo (preferences)")
   task, data = KINDS[arg]
-  seq_len = 512 if arg == "choose" else 128  # of choices all together
+  seq_len = 512 if arg in ("choose", "rank") else 128  # of all choices, or of a history and what it is compared with
   return ConfigDict(
     dict(
       init_from="runs/tiny_mlm",

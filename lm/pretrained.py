@@ -60,8 +60,8 @@ class Pretrained:
   @property
   def exported(self) -> Model:
     """The model with the head that an export keeps."""
-    kind = self.kind
-    return dataclasses.replace(self.model, heads=tuple(head for head in self.model.heads if head[1].kind == kind or not kind))
+    kind = self.kind or "classifier"  # a pooler
+    return dataclasses.replace(self.model, heads=tuple(head for head in self.model.heads if head[1].kind == kind))
 
   def describe(self, family: Family) -> dict[str, Any]:
     """The config.json of an export; errors as `settings.write_pooling` and `weights.check_heads`."""

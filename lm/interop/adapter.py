@@ -97,6 +97,8 @@ def write(
   from safetensors.numpy import save_file
 
   family = settings.nearest(model.cfg)
+  if not model.heads:
+    raise ConfigError("--adapter: the run's head has no counterpart in transformers; export it without --adapter")
   fused = _fuse(model, family, products)
   name_in_file = lambda name: _MODEL + weights.model_name(family, name)
   found = {name_in_file(name): array for parts in fused.values() for name, array in _side_by_side(parts)}

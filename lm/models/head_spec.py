@@ -5,9 +5,10 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:
-  """kind: lm, mlm, classifier, chooser, pair or tagger.
+  """kind: lm, mlm, classifier, chooser, pair, tagger or similarity.
 
-  num_outputs: of a classifier, pair or tagger its classes, of a chooser 1, a choice's score; lm and mlm take the vocabulary's.
+  num_outputs: of a classifier, pair or tagger its classes, of a chooser 1, a choice's score, of a similarity 1 with a bias;
+  lm and mlm take the vocabulary's.
   """
 
   kind: str

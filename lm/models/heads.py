@@ -3,6 +3,8 @@
 A task asks for a head by a `HeadSpec`; two tasks of one run may share a head of the same name and spec.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -117,6 +119,26 @@ class TaggerHead(nn.Module):
     return out(h).astype(jnp.float32)
 
 
+class SimilarityHead(nn.Module):
+  """Scores [B, K - 1] of texts beside the first, from the hidden states [B, K, D] of all: a learned scale times the cosine.
+
+  The scale begins at 20 (a temperature of 0.05). With num_outputs 1 a learned bias, 0 at first, is added.
+  """
+
+  cfg: TransformerConfig
+  spec: HeadSpec
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(self, h_BKD: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
+    h_BKD = h_BKD.astype(jnp.float32)
+    unit_BKD = h_BKD * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(h_BKD), axis=-1, keepdims=True), 1e-12))
+    cosine_BK = jnp.einsum("bd,bkd->bk", unit_BKD[:, 0], unit_BKD[:, 1:])
+    number = lambda name, start: self.param(name, logical(nn.initializers.constant(start), ("classes",)), (1,))[0]
+    scores_BK = cosine_BK * jnp.exp(number("log_scale", math.log(20.0)))
+    return scores_BK + number("bias", 0.0) if self.spec.num_outputs else scores_BK
+
+
 HEADS = {
   "lm": LmHead,
   "mlm": MlmHead,
@@ -124,5 +146,6 @@ HEADS = {
   "chooser": ChooserHead,
   "pair": PairHead,
   "tagger": TaggerHead,
+  "similarity": SimilarityHead,
 }
 ROW_HEADS = ("classifier", "pair")  # those that read one hidden state per row

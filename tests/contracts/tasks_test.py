@@ -13,7 +13,7 @@ from lm.shapes import INPUTS
 from tests.conftest import FAMILIES, TEXTS, TINY, make_config, make_data, make_examples, make_run, shrunk
 
 # The others change what is on the host alone, so one family of each kind tells.
-OWN_LOSS = ("causal", "mlm", "classify", "regress", "tag", "multilabel", "dpo", "choose")
+OWN_LOSS = ("causal", "mlm", "classify", "regress", "tag", "multilabel", "dpo", "choose", "rank")
 PAIRS = [
   (task, family)
   for task in plug.names("task")
@@ -21,7 +21,7 @@ PAIRS = [
   if plug.find("task", task).causal in (None, plug.preset(family).causal)
 ]
 COVER = {(task, "gpt2-tiny") for task in ("causal", "classify", "prefix_lm", "span_corruption", "ul2", "fim", "sft", "dpo")} | {
-  (task, "bert-tiny") for task in ("mlm", "classify", "sentence_pair", "regress", "tag", "multilabel", "choose")
+  (task, "bert-tiny") for task in ("mlm", "classify", "sentence_pair", "regress", "tag", "multilabel", "choose", "rank")
 }
 CASES = [pytest.param(*pair, marks=[] if pair in COVER else pytest.mark.slow) for pair in PAIRS]
 
