@@ -38,7 +38,7 @@ def import_checkpoint(source: str, out: Path) -> str:
     raise ConfigError(f"--from={source}: is the workdir of a run already; give it as config.init_from")
   _check_empty(out)
   architecture, tok, tasks = saved.read_architecture(folder), saved.find_tokenizer(folder), saved.load_tasks(folder)
-  found = saved.scan(folder)
+  found = saved.check_merged(saved.scan(folder))
   flat = weights.load(found, {leaf.name: _parts(leaf.shape) for leaf in found.leaves})
   task = next(iter(tasks), "causal" if architecture.causal else "mlm")
   cfg = config.from_dict({"task": task, "data": "memory", "seq_len": architecture.max_len})
@@ -73,7 +73,7 @@ def export_checkpoint(source: str, out: Path, which: str = "last", dtype: str = 
 
 
 def export_adapter(source: str, out: Path, which: str = "last") -> str:
-  """Writes what a LoRA run trained as a directory of the peft library; returns a line about it.
+  """Writes what a run trained beside its base as a directory of the peft library; returns a line about it.
 
   Raises:
     ConfigError: a source that is no workdir of such a run, or an `out` that holds something.
@@ -83,11 +83,11 @@ def export_adapter(source: str, out: Path, which: str = "last") -> str:
   if not saved.is_workdir(folder):
     raise ConfigError(f"--adapter: --from={source} is not the workdir of a run")
   found, run = save_adapter(folder, out, which), _run(folder)
-  base = read_json(out / adapter.CONFIG)["base_model_name_or_path"]
+  base, method = read_json(out / adapter.CONFIG)["base_model_name_or_path"], run["config"]["peft"]["name"]
   num_params = run["manifest"]["params"]["trainable"]
-  (out / "README.md").write_text(make_adapter_card(out.name, found.kind, base, num_params, run))
+  (out / "README.md").write_text(make_adapter_card(out.name, method, found.kind, base, run))
   needs = "; export the base too, for transformers" if saved.is_workdir(Path(base)) else ""
-  return f"{out}: LoRA adapter of {base}, {num_params:,} parameters{needs}"
+  return f"{out}: {method} adapter of {base}, {num_params:,} parameters{needs}"
 
 
 def push(folder: Path, repository: str) -> str:

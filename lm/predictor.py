@@ -76,7 +76,7 @@ def load(
     data=data,
     mesh=over,
     step=step,
-    max_len=max_len or model.cfg.max_len,
+    max_len=max_len or model.max_len,
   )
 
 

@@ -2,7 +2,7 @@
 
 import --from DIR_OR_ID --to OUT                       a workdir for config.init_from, which also takes DIR_OR_ID itself
 export --from WORKDIR --to DIR [--push user/name]      a directory that transformers loads
-export --from LORA_RUN --to DIR --adapter              what the run trained alone, as the peft library loads it
+export --from RUN --to DIR --adapter                   what the run trained alone, as the peft library loads it
 check --from DIR --input tokens.npz --output out.npz   what a checkpoint of either format computes
 """
 
@@ -31,7 +31,7 @@ def main() -> int:
     command.add_argument("--to", type=Path, required=True, help="folder to write, new or empty")
   exporting.add_argument("--checkpoint", default="last", help="of a workdir: last, best or a step")
   exporting.add_argument("--dtype", choices=tuple(TYPES), default="float32", help="of the tensors")
-  exporting.add_argument("--adapter", action="store_true", help="of a LoRA run: as an adapter of its base, not merged")
+  exporting.add_argument("--adapter", action="store_true", help="of a run beside a base: as an adapter of it, not merged")
   exporting.add_argument("--push", default="", help="user/name to upload to")
   checking.add_argument(
     "--input", type=Path, required=True, help="npz with tokens [B, T], perhaps segment_ids, positions, attention_mask"

@@ -54,6 +54,11 @@ class Peft:
     return 0
 
   @property
+  def position_shift(self) -> int:
+    """By how much `intercept` moves the positions of tokens; with learned ones, rows of the table that they cannot have."""
+    return 0
+
+  @property
   def intercept(self) -> Intercept | None:
     """A flax interceptor around the model's modules, or None."""
     return None
@@ -79,7 +84,7 @@ class Peft:
     return {}
 
   def merge(self, params: dict) -> dict:
-    """Plain parameters of the same function, without the method's leaves."""
+    """Plain parameters of the same function, without the method's leaves. params: all, or some with the leaves beside them."""
     return params
 
 
