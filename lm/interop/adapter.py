@@ -109,7 +109,10 @@ def write(directory: Path, trained: Trained, base: str, base_sha256: str = "") -
   """
   from safetensors.numpy import save_file
 
-  family, form = settings.nearest(trained.model.cfg), formats()[_name(trained.method)]
+  family, name = settings.nearest(trained.model.cfg), type(trained.method).__name__.lower()
+  if name not in formats():
+    raise ConfigError(f"peft={name!r}: the peft library has no such method; accepted are {', '.join(sorted(formats()))}")
+  form = formats()[name]
   if problem := form.problem(trained.model.cfg, trained.kind):
     raise ConfigError(f"peft={form.method!r}: the peft library {problem}; such a run is used from its own workdir")
   found, own = form.write(trained, family)
@@ -125,10 +128,6 @@ def write(directory: Path, trained: Trained, base: str, base_sha256: str = "") -
   write_json(directory / CONFIG, about | own | {"modules_to_save": roots or None, "inference_mode": True})
   metadata = {"format": "pt"} | ({BASE_HASH: base_sha256} if base_sha256 else {})
   save_file({name: np.ascontiguousarray(array) for name, array in found.items()}, directory / FILE, metadata=metadata)
-
-
-def _name(method: Any) -> str:
-  return type(method).__name__.lower()
 
 
 def _spelled(family: Family, name: str) -> str:

@@ -111,7 +111,7 @@ def find_kernels(boxes: Mapping[str, Any], setting: str, pattern: str) -> dict[s
     ValueError: the pattern matches none; lists the linear modules.
   """
   kernels = {name.removesuffix("/kernel"): box for name, box in boxes.items() if name.endswith("/kernel")}
-  found = {path: box for path, box in kernels.items() if re.fullmatch(f"backbone/{pattern}", path)}
+  found = {path: box for path, box in kernels.items() if re.fullmatch(f"backbone/(?:{pattern})", path)}
   if not found:
     raise ValueError(f"{setting}={pattern!r}: matches no linear layer; there are {', '.join(kernels)}")
   return found
