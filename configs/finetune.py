@@ -30,6 +30,15 @@ python -m lm.main --config=configs/finetune.py:tag --workdir=runs/names --config
 --config.data.tag_column=-1` say the columns. Spans in JSON, as CLUENER has them, where every character has a tag:
 `--config.data="spans(path='train.json',validation='dev.json')" --config.task.words=character`.
 
+Texts as vectors: pairs of a question and what answers it, further columns of what does not, or single texts, alike by their
+label or by nothing but themselves (SimCSE). The other texts of the batch are negatives; it ends with recall, nDCG, MRR and MAP:
+
+python -m lm.main --config=configs/finetune.py:embed --workdir=runs/vectors --config.init_from=runs/tiny_mlm \\
+  --config.data.path=faq.csv --config.data.text=question,answer
+
+`--config.task.matryoshka_dims=256,128,64` trains leading dims to be used alone. Models of BERT's size want 2e-5 and the largest
+batch that fits.
+
 python -m lm.main --config=configs/finetune.py:sft --workdir=runs/sft --config.init_from=runs/tiny --config.data.path=talk.jsonl
 python -m lm.main --config=configs/finetune.py:dpo --workdir=runs/dpo --config.init_from=runs/sft --config.data.path=pairs.jsonl
 
@@ -46,16 +55,18 @@ KINDS = {
   "multilabel": ("multilabel", dict(name="table", label="label", label_type="list")),
   "regress": ("regress", dict(name="table", label="label", label_type="number")),
   "tag": ("tag", dict(name="conll")),
+  "embed": ("embed", dict(name="table")),
 }
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "" for one label, multilabel for any number of them, regress for numbers, tag for words, sft and dpo for chats."""
+  """arg: "" for one label, or what else is learned, as the error names them."""
   if arg in ("sft", "dpo"):
     return _chat(arg)
   if arg not in KINDS:
     kinds = "'' (classification of texts or pairs), multilabel (several labels), regress (a number), tag (named entities)"
-    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, sft (conversations) and dpo (preferences)")
+    chats = "sft (conversations) and dpo (preferences)"
+    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, embed (vectors), {chats}")
   task, data = KINDS[arg]
   return ConfigDict(
     dict(

@@ -87,6 +87,30 @@ def ranks(values: ArrayLike) -> np.ndarray:
   return (last - (counts - 1) / 2)[place]
 
 
+def ranking(hit_QN: np.ndarray, k: int = 10) -> dict[str, np.ndarray]:
+  """Of every question, what its ranking is worth, [Q] by name; each has something that is relevant.
+
+  recall@1, recall@k: the share of what is relevant that stands in the first places. ndcg@k (Järvelin and Kekäläinen 2002):
+  the sum of 1 / log2(rank + 1) over it there, divided by the largest possible. mrr@k: 1 / rank of the first one, 0 behind k.
+  map: the mean over all that is relevant of the share of relevant ones down to it.
+
+  hit_QN: bool, whether a question's n-th document is relevant.
+  """
+  num_relevant_Q, rank_N = hit_QN.sum(1), np.arange(1, hit_QN.shape[1] + 1)
+  recall = lambda k: hit_QN[:, :k].sum(1) / num_relevant_Q
+  discount_K = 1 / np.log2(rank_N[:k] + 1)
+  ideal_Q = np.cumsum(discount_K)[np.minimum(num_relevant_Q, len(discount_K)) - 1]
+  precision_QN = np.cumsum(hit_QN, axis=1) / rank_N[None, :]
+  first_Q = hit_QN.argmax(1) + 1
+  return {
+    "recall@1": recall(1),
+    f"recall@{k}": recall(k),
+    f"ndcg@{k}": hit_QN[:, :k] @ discount_K / ideal_Q,
+    f"mrr@{k}": np.where(first_Q <= k, 1 / first_Q, 0),
+    "map": (precision_QN * hit_QN).sum(1) / num_relevant_Q,
+  }
+
+
 def flops_per_token(active: float, trainable: float, num_layers: int, attention_dim: int, seq_len: int) -> float:
   """Training FLOPs per token by the convention 6 N + 12 L H C T (Chowdhery et al. 2022, appendix B).
 

@@ -23,11 +23,13 @@ from lm.data.reserve import virtual_ids
 from lm.data.tokenizer import Tokenizer
 from lm.infer import generate
 from lm.infer.generate import Sampler
+from lm.interop import sentence
 from lm.models.model import Model
 from lm.shapes import Batch
 from lm.tasks.dpo import Dpo
+from lm.tasks.embed import Encoder
 from lm.tasks.objective import Objective
-from lm.tasks.readout import Embed, Score
+from lm.tasks.readout import Score, TokenMean
 from lm.tasks.sft import Sft
 from lm.tasks.task import Task
 
@@ -61,7 +63,7 @@ def load(
   """
   folder = saved.find(str(path), "path")
   over = sharding.make_mesh(mesh or config.Mesh(), list(devices or jax.devices()))
-  step, max_len = 0, 0
+  step, max_len = 0, sentence.read_max_len(folder)
   data: dict[str, dict[str, Any]] = {}
   if saved.is_workdir(folder):
     cfg = record.load_config(folder)
@@ -76,7 +78,7 @@ def load(
     data=data,
     mesh=over,
     step=step,
-    max_len=max_len or model.cfg.max_len,
+    max_len=min(max_len or model.cfg.max_len, model.cfg.max_len),
   )
 
 
@@ -112,7 +114,7 @@ class Predictor:
 
   def predict_counted(self, texts: Iterable[Example], batch_size: int = 32, task: str = "") -> tuple[list[dict[str, Any]], int]:
     """`predict`, and how many texts were cut instead of a warning."""
-    chosen = self.tasks[self.find_task(task)]
+    chosen = self.tasks[self.find_task(task)].reader
     rows = _rows(texts, getattr(chosen, "pair", False))
     result = self._run(chosen, rows, batch_size)
     if result is None:
@@ -223,11 +225,13 @@ class Predictor:
     ]
 
   def embed(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
-    """[N, D] fp32: the mean of the last hidden states over each text's tokens, specials left out; zeros for an empty text.
+    """[N, D] fp32, a vector for each text: as task `embed` trained them, or the directory of sentence-transformers says.
 
+    Of other models the mean of the last hidden states over a text's tokens, specials left out; zeros for an empty text.
     A text longer than the run's longest row is cut, which a warning counts.
     """
-    result = self._run(Embed(), _rows(texts), batch_size)
+    trained = [task.reader for task in self.tasks.values() if isinstance(task, Encoder)]
+    result = self._run(trained[0] if trained else TokenMean(), _rows(texts), batch_size)
     if result is None:
       return np.zeros((0, self.model.cfg.model_dim), np.float32)
     _warn_cut(result.num_cut, len(result.owner_N), self._longest)

@@ -18,7 +18,7 @@ from lm.data import hf_tokenizer
 from lm.data import tokenizer as tokenizers
 from lm.data.tokenizer import Tokenizer
 from lm.files import read_json
-from lm.interop import adapter, settings, weights
+from lm.interop import adapter, sentence, settings, weights
 from lm.models.model import Model
 from lm.models.transformer_config import TransformerConfig
 from lm.peft.peft import Peft
@@ -228,7 +228,7 @@ def token_ids(path: Path) -> dict[str, Any]:
 def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
   """Tasks by stream, as a checkpoint keeps them: with what the run took from its data (a label set).
 
-  A Hugging Face directory and an adapter have the tasks of their heads.
+  A Hugging Face directory and an adapter have the tasks of their heads; one of sentence-transformers has `embed`.
   """
   if is_workdir(path):
     folder = path / "checkpoints"
@@ -239,4 +239,6 @@ def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
   name = "multilabel" if found.settings.get("problem_type") == weights.LABEL_PROBLEMS[1] else "classify"
   reads = Plug(name, (pooling, ("labels", labels))) if labels else Plug("regress", (pooling,))
   plugs = [reads if kind == "classifier" else Plug(TASKS[kind]) for kind in weights.head_kinds(found.model)]
+  if embeds := sentence.read(path):
+    plugs.append(Plug("embed", tuple(embeds.items())))
   return {plugin.name: plug.make("task", plugin) for plugin in plugs}

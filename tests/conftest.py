@@ -101,6 +101,7 @@ def make_examples(kind, texts=TEXTS) -> list[dict]:
     "multilabel": lambda text: {"text": text, "label": [*text.split(), "", ""][1:3]},
     "tag": lambda text: {"text": text, "tokens": text.split(), "tags": tags_of(text)},
     "dpo": lambda text: {"prompt": asked(text), "chosen": said(text), "rejected": said(text)[::-1]},
+    "embed": lambda text: {"text": asked(text), "text_pair": said(text)},
     "sft": lambda text: {"prompt": asked(text), "response": said(text)},
   }
   return [makers.get(kind, lambda text: {"text": text})(text) for text in texts]

@@ -12,6 +12,7 @@ from lm import tree
 from lm.models.model import Intercept, Model
 from lm.models.transformer import Output
 from lm.state import REFERENCE
+from lm.tasks import contrast
 from lm.tasks.cross_entropy import PLAIN, Softening, Sums, chunked_log_probs, chunked_token_sums, divergence_sum
 
 # What the head of a cross-entropy read: hidden states, and the rng of its dropout.
@@ -126,6 +127,15 @@ class Forward:
     """One hidden state per row [B, D], as `pool` reads it."""
     return pool(self(batch, rng), batch, pooling)
 
+  def pooled_segments(self, batch: dict, rng: jax.Array | None, pooling: str, count: int) -> jax.Array:
+    """One hidden state per segment [B, count, D] in fp32, as `pool` reads each; zeros or anything where there is none."""
+    h_BTD, ids_BT = self(batch, rng).astype(jnp.float32), batch["segment_ids"]
+    of_segment = lambda number: pool(h_BTD, {"tokens": batch["tokens"], "segment_ids": ids_BT == number}, pooling)
+    return jnp.stack([of_segment(number) for number in range(1, count + 1)], axis=1)
+
+  unit = staticmethod(contrast.unit)
+  contrast = staticmethod(contrast.contrast_rows)
+
   def token_sums(
     self, h: jax.Array, labels: jax.Array, weights: jax.Array, batch: dict, rng=None, chunk: int | None = None
   ) -> Sums:
@@ -167,5 +177,5 @@ def pool(h_BTD: jax.Array, inputs: Mapping[str, jax.Array], pooling: str) -> jax
     return jnp.einsum("btd,bt->bd", h_BTD, share_BT)
   slots_BT = jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None, :], real_BT.shape)
   last_B = jnp.max(jnp.where(real_BT, slots_BT, 0), axis=1)
-  read_B = last_B if pooling == "last" else jnp.argmax(own_BT, axis=1)
+  read_B = last_B if pooling == "last" else jnp.argmax(real_BT, axis=1)
   return jnp.take_along_axis(h_BTD, read_B[:, None, None], axis=1)[:, 0]

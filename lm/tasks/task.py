@@ -32,14 +32,14 @@ class Task:
   packed: ClassVar[bool] = True
   # Whether a packed sequence that is longer than a row goes on in another one. Otherwise it is cut, and that is counted.
   splits: ClassVar[bool] = True
-  # Segments of a row that a sequence becomes, apart by segment ids.
-  num_segments: ClassVar[int] = 1
   # What the backbone must be: True autoregressive, False bidirectional, None either.
   causal: ClassVar[bool | None] = None
   # Whether a prompt, what the model goes on from, is seen in both directions.
   prompt_is_prefix: ClassVar[bool] = False
   # Whether the tokenizer must have a mask token.
   needs_mask: ClassVar[bool] = False
+  # Whether the loss compares rows with each other, so that it is no sum over them, and the batch cannot come in parts.
+  needs_whole_batch: ClassVar[bool] = False
   # Names of the settings that `prepare` reads: they decide whether a stored corpus can be used again.
   prepare_fields: ClassVar[tuple[str, ...]] = ()
   # What a source calls the set of what is learned, of which its training split must have some: labels, numbers or tags.
@@ -61,6 +61,11 @@ class Task:
   def heads(self) -> tuple[tuple[str, HeadSpec], ...]:
     """All heads by name, of a task that reads others beside its own (`forward.for_head`)."""
     return ((self.head, self.head_spec),)
+
+  @property
+  def num_segments(self) -> int:
+    """Segments of a row that a sequence becomes, apart by segment ids."""
+    return 1
 
   @property
   def needs_reference(self) -> bool:
@@ -110,8 +115,13 @@ class Task:
     raise NotImplementedError
 
   def loss(self, forward: "Forward", batch: Arrays, rng: "jax.Array | None") -> "dict[str, jax.Array]":
-    """Named fp32 sums over the rows given; additive over rows."""
+    """Named fp32 sums over the rows given; additive over rows, but for a task that `needs_whole_batch`."""
     raise NotImplementedError
+
+  @property
+  def reader(self) -> "Task":
+    """The task that predicts from a text: another one where training has other rows than that."""
+    return self
 
   def predict(self, forward: "Forward", batch: Arrays) -> "dict[str, jax.Array]":
     """Per-row arrays that evaluators and predictions read."""

@@ -36,6 +36,16 @@ class Memory:
         raise ConfigError(f"data.text_tags[{i}]={tags!r}: has {len(tags.split())} tags for {len(text.split())} words")
 
   @property
+  def pairs(self) -> bool:
+    """Whether the rows have two texts."""
+    return any("text_pair" in json.loads(row) for row in self.rows[:1])
+
+  @property
+  def num_negatives(self) -> int:
+    """The most texts that a row has beside a pair."""
+    return max((len(json.loads(row).get("text_negatives", ())) for row in self.rows), default=0)
+
+  @property
   def tags(self) -> tuple[str, ...]:
     """The set of tags, sorted."""
     return tuple(sorted({tag for tags in self.text_tags for tag in tags.split()}))

@@ -28,6 +28,8 @@ Example = tuple[tuple[str, ...], str, int]  # texts, label ("" without one), lin
 class Table:
   """Rows as {"text"}, with "text_pair" where `text` names two columns, and "label" where `label` names one.
 
+  Further columns of `text` hold what does not answer the first one, {"text_negatives": [...]}, which task `embed` reads.
+
   A split without a file is cut from `path` by the hash of each row's text alone. So rows of equal text stand in one split,
   rows that are added or taken away move no other, and neither their order nor the seed matters. Train, validation and test
   have 80, 10 and 10 percent of the texts, and of each label's, in expectation: of 1,000 texts 100 are held out, give or take
@@ -46,7 +48,7 @@ class Table:
   path: str = ""  # the training file, or the one file of all splits
   validation: str = ""  # a file of its own; unset is cut from path
   test: str = ""  # a file of its own; unset is cut from path
-  text: tuple[str, ...] = ("text",)  # column, or two for pairs
+  text: tuple[str, ...] = ("text",)  # column, or two for pairs; task embed takes more, of texts that do not answer
   label: str = ""  # column; unset reads no labels
   label_type: str = "class"  # what labels are: class (task classify), number (regress), or list of several (multilabel)
   label_separator: str = SEPARATOR  # between the labels of a row, with label_type=list; jsonl and parquet may hold lists
@@ -62,7 +64,7 @@ class Table:
       raise ConfigError(f"data.path='': not set; accepted are files that end in {', '.join(READERS)}")
     for file in self._files.values():
       file.check()
-    if len(self.text) not in (1, 2) or len({*self.text, self.label}) < len(self.text) + 1:
+    if not self.text or len({*self.text, self.label}) < len(self.text) + 1:
       raise ConfigError(f"data.text={self.text!r}: accepted are one column, or two for pairs, other than data.label")
     if len(set(self.columns)) < len(self.columns):
       raise ConfigError(f"data.columns={self.columns!r}: a name stands twice")
@@ -96,7 +98,12 @@ class Table:
   @property
   def pairs(self) -> bool:
     """Whether an example has two texts."""
-    return len(self.text) == 2
+    return len(self.text) >= 2
+
+  @property
+  def num_negatives(self) -> int:
+    """Texts of an example beside a pair."""
+    return max(len(self.text) - 2, 0)
 
   def __len__(self) -> int:
     return len(self._loaded.splits[self.split])
@@ -104,7 +111,8 @@ class Table:
   def __getitem__(self, index: int) -> dict[str, Any]:
     texts, label, _ = self._loaded.splits[self.split][index]
     value = float(label) if self.label_type == "number" else list(self._parts(label)) if self.label_type == "list" else label
-    return dict(zip(("text", "text_pair"), texts, strict=False)) | ({"label": value} if self.label else {})
+    negatives = {"text_negatives": list(texts[2:])} if self.num_negatives else {}
+    return dict(zip(("text", "text_pair"), texts, strict=False)) | negatives | ({"label": value} if self.label else {})
 
   def locate(self, index: int) -> dict[str, Any]:
     """The file of an example and its line there (its row, in parquet)."""
