@@ -39,6 +39,12 @@ python -m lm.main --config=configs/finetune.py:embed --workdir=runs/vectors --co
 `--config.task.matryoshka_dims=256,128,64` trains leading dims to be used alone. Models of BERT's size want 2e-5 and the largest
 batch that fits.
 
+Few labelled texts, by what a pretrained model, masked or autoregressive, puts in the place of {answer}; step 0 is zero-shot:
+
+python -m lm.main --config=configs/finetune.py:prompt_classify --workdir=runs/few --config.init_from=runs/tiny_mlm \\
+  --config.data.path=reviews.csv --config.data.text=review --config.data.label=stars --config.data.examples_per_label=10 \\
+  --config.task.pattern="{text} It was {answer}." --config.task.verbalizers=1=terrible,5=great
+
 python -m lm.main --config=configs/finetune.py:sft --workdir=runs/sft --config.init_from=runs/tiny --config.data.path=talk.jsonl
 python -m lm.main --config=configs/finetune.py:dpo --workdir=runs/dpo --config.init_from=runs/sft --config.data.path=pairs.jsonl
 
@@ -56,6 +62,7 @@ KINDS = {
   "regress": ("regress", dict(name="table", label="label", label_type="number")),
   "tag": ("tag", dict(name="conll")),
   "embed": ("embed", dict(name="table")),
+  "prompt_classify": ("prompt_classify", dict(name="table", label="label")),
 }
 
 
@@ -66,7 +73,7 @@ def get_config(arg: str = "") -> ConfigDict:
   if arg not in KINDS:
     kinds = "'' (classification of texts or pairs), multilabel (several labels), regress (a number), tag (named entities)"
     chats = "sft (conversations) and dpo (preferences)"
-    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, embed (vectors), {chats}")
+    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, embed (vectors), prompt_classify (few labels), {chats}")
   task, data = KINDS[arg]
   return ConfigDict(
     dict(

@@ -251,6 +251,7 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
   task = _with_texts(name, stream, task, source(name, "train"))
   if task.needs_mask and tok.mask_id is None:
     raise ConfigError(f"stream {name!r}: task {stream.task.name!r} needs a tokenizer with a mask token; this one has none")
+  task = task.read_with(tok, architecture.causal)
   task.check(tok, seq_len)
   if task.causal is not None and task.causal != architecture.causal:
     kinds = {True: "autoregressive (model.causal=True)", False: "bidirectional (model.causal=False)"}

@@ -266,7 +266,8 @@ class Predictor:
     owner_N = np.repeat(np.arange(len(examples)), [len(sequences) for sequences in prepared])
     kept = store.Store(None, encode.collect(sequence for sequences in prepared for sequence in sequences))
     num_virtual = self.model.num_virtual_tokens
-    lengths = self._lengths(int(kept.lengths.max()) + num_virtual)
+    room_N = np.maximum(task.row_cost(kept.lengths), kept.lengths) + num_virtual * task.num_segments
+    lengths = self._lengths(int(room_N.max()))
     shards = sharding.num_batch_shards(self.mesh)
     stream = StreamData("predict", "predict", task, kept, self.tokenizer, num_virtual=num_virtual)
     rows = -(-batch_size // shards) * shards
@@ -279,7 +280,7 @@ class Predictor:
         filled = sequence_B != EMPTY
         for name, values in found.items():
           _put(arrays, name.split("/", 1)[1], sequence_B[filled], values[filled], len(owner_N))
-    return _Result(arrays, owner_N, int(np.sum(kept.lengths > self._longest)))
+    return _Result(arrays, owner_N, int(np.sum(room_N > self.max_len)))
 
   def _lengths(self, longest: int) -> tuple[int, ...]:
     """Row lengths up to one that takes `longest` tokens, or the run's longest: 70 -> (32, 64, 128)."""

@@ -85,6 +85,7 @@ def shrunk(name: str, **changes) -> dict:
 
 # Tasks that write symbols get bytes for them that no text of ours has.
 OPTIONS = {
+  "prompt_classify": {"pattern": "{text}={answer}", "verbalizers": ("module=m", "list=l", "file=f", "parser=pa", "queue=q")},
   "span_corruption": {"sentinel_ids": tuple(range(6, 14))},
   "ul2": {"sentinel_ids": tuple(range(6, 14)), "mode_ids": (19, 20, 21)},
   "fim": {"symbol_ids": (19, 20, 21)},
@@ -97,6 +98,7 @@ def make_examples(kind, texts=TEXTS) -> list[dict]:
   said = lambda text: text[4:10].strip() or "?"
   makers = {
     "classify": lambda text: {"text": text, "label": [*text.split(), "", ""][1]},
+    "prompt_classify": lambda text: {"text": text, "label": [*text.split(), "", ""][1]},
     "regress": lambda text: {"text": text, "label": str(len([*text.split(), "", ""][1]) / 2)},
     "multilabel": lambda text: {"text": text, "label": [*text.split(), "", ""][1:3]},
     "tag": lambda text: {"text": text, "tokens": text.split(), "tags": tags_of(text)},
@@ -110,7 +112,7 @@ def make_examples(kind, texts=TEXTS) -> list[dict]:
 def make_data(kind, texts=TEXTS) -> dict:
   """Options of a source of these examples."""
   examples = make_examples(kind, texts)
-  if kind in ("classify", "regress"):
+  if kind in ("classify", "prompt_classify", "regress"):
     return {"name": "memory", "texts": tuple(texts), "text_labels": tuple(example["label"] for example in examples)}
   if kind == "multilabel":
     labels = tuple("+".join(example["label"]) for example in examples)

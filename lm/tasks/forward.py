@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lm import tree
 from lm.models.model import Intercept, Model
 from lm.models.transformer import Output
 from lm.state import REFERENCE
-from lm.tasks import contrast
+from lm.tasks import contrast, cross_entropy
 from lm.tasks.cross_entropy import PLAIN, Softening, Sums, chunked_log_probs, chunked_token_sums, divergence_sum
 
 # What the head of a cross-entropy read: hidden states, and the rng of its dropout.
@@ -158,6 +159,23 @@ class Forward:
     params, intercept = self._version(tuned)
     head = lambda read, h: self._model.logits(read, self._head, h, batch["row"], intercept=intercept)
     return chunked_log_probs(head, self._model.read_by(self._head, params), h_BTD, labels_BT, self.loss_chunk)
+
+  def choice_scores(self, h_BPD: jax.Array, ids_PN: np.ndarray, batch: dict) -> jax.Array:
+    """[B, N] in nats: log p of token ids_PN[p, n] by the head at h[:, p], added over p; -1 is none."""
+    head = lambda read, h: self._model.logits(read, self._head, h, batch["row"], intercept=self._intercept)
+    labels_BPN = jnp.broadcast_to(jnp.maximum(ids_PN, 0)[None], (len(h_BPD), *ids_PN.shape))
+    log_p_BPN = chunked_log_probs(head, self._model.read_by(self._head, self._params), h_BPD, labels_BPN, 0)
+    return jnp.sum(jnp.where((ids_PN >= 0)[None], log_p_BPN, 0.0), axis=1)
+
+  @staticmethod
+  def choice_sums(scores_BN: jax.Array, labels_B: jax.Array, weights_B: jax.Array) -> Sums:
+    """`cross_entropy.token_sums` of scores that no head gives as they are."""
+    return cross_entropy.token_sums(scores_BN, labels_B, weights_B)
+
+  @staticmethod
+  def softmax(scores: jax.Array) -> jax.Array:
+    """Over the last dim."""
+    return jax.nn.softmax(scores)
 
   @staticmethod
   def log_sigmoid(x: jax.Array) -> jax.Array:

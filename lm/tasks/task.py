@@ -49,8 +49,11 @@ class Task:
   coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
   # Evaluators of a run that names none, as (name, split).
   evaluators: ClassVar[tuple[tuple[str, str], ...]] = (("likelihood", "validation"),)
-  # Name of the head's parameters: `head_<head>`.
-  head: ClassVar[str]
+
+  @property
+  def head(self) -> str:
+    """Name of the head's parameters: `head_<head>`."""
+    raise NotImplementedError
 
   @property
   def head_spec(self) -> HeadSpec:
@@ -83,6 +86,14 @@ class Task:
     A task that describes its predictions gives exactly one, also for an example without a label.
     """
     raise NotImplementedError
+
+  def read_with(self, tok: Tokenizer, causal: bool) -> "Task":
+    """The task with what it takes of the tokenizer, on a backbone that is autoregressive or not; called once, then `check`.
+
+    Raises ConfigError if they do not suit it.
+    """
+    del tok, causal
+    return self
 
   def check(self, tok: Tokenizer, seq_len: int) -> None:
     """Raises ConfigError if the tokenizer lacks what the task writes into rows of `seq_len` tokens."""

@@ -13,16 +13,16 @@ from lm.shapes import INPUTS
 from tests.conftest import FAMILIES, TEXTS, TINY, make_config, make_data, make_run, shrunk
 
 # The others change what is on the host alone, so one family of each kind tells.
-OWN_LOSS = ("causal", "mlm", "classify", "regress", "tag", "multilabel", "dpo", "embed")
+OWN_LOSS = ("causal", "mlm", "classify", "regress", "tag", "multilabel", "dpo", "embed", "prompt_classify")
 PAIRS = [
   (task, family)
   for task in plug.names("task")
   for family in (FAMILIES if task in OWN_LOSS else TINY)
   if plug.find("task", task).causal in (None, plug.preset(family).causal)
 ]
-COVER = {(task, "gpt2-tiny") for task in ("causal", "classify", "prefix_lm", "span_corruption", "ul2", "fim", "sft", "dpo")} | {
-  (task, "bert-tiny") for task in ("mlm", "classify", "sentence_pair", "regress", "tag", "multilabel", "embed")
-}
+DECODED = ("causal", "classify", "prefix_lm", "span_corruption", "ul2", "fim", "sft", "dpo", "prompt_classify")
+ENCODED = ("mlm", "classify", "sentence_pair", "regress", "tag", "multilabel", "embed", "prompt_classify")
+COVER = {(task, "gpt2-tiny") for task in DECODED} | {(task, "bert-tiny") for task in ENCODED}
 CASES = [pytest.param(*pair, marks=[] if pair in COVER else pytest.mark.slow) for pair in PAIRS]
 
 
