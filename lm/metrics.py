@@ -66,6 +66,24 @@ def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> flo
   return float(np.mean(2 * hits[present] / total[present])) if present.any() else 0.0
 
 
+def f1(labels: ArrayLike, predictions: ArrayLike, positive: int) -> float:
+  """F1 = 2 tp / (2 tp + fp + fn) of one class; 0 where it is neither present nor predicted."""
+  true, found = np.asarray(labels) == positive, np.asarray(predictions) == positive
+  total = int(true.sum() + found.sum())
+  return 2 * int(np.sum(true & found)) / total if total else 0.0
+
+
+def matthews(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> float:
+  """Matthews correlation, -1 to 1, of any number of classes (Gorodkin 2004); 0 where either is the same everywhere.
+
+  Of two classes it is the Pearson correlation of labels and predictions as 0 and 1.
+  """
+  one_hot = lambda x: np.eye(num_classes)[np.asarray(x)]
+  true_NC, found_NC = (x_NC - x_NC.mean(0) for x_NC in (one_hot(labels), one_hot(predictions)))
+  scale = np.sqrt(np.sum(true_NC**2) * np.sum(found_NC**2))
+  return float(np.clip(np.sum(true_NC * found_NC) / scale, -1, 1)) if scale > 1e-9 else 0.0
+
+
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
   """Correlation of two series, -1 to 1; 0 where one of them is the same everywhere, which leaves it undefined."""
   x, y = (np.asarray(series, np.float64) for series in (x, y))

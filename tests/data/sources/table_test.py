@@ -286,6 +286,7 @@ def test_errors_name_setting_and_value(tmp_path):
     ({"path": latin}, r"data\.path=.*latin\.csv': byte 11 is not utf-8-sig text; accepted is another data\.encoding"),
     ({"path": str(tmp_path / "not.parquet")}, r"not\.parquet': not a whole parquet file"),
     ({"path": path, "text": ()}, r"data\.text=.*one column, or two"),
+    ({"path": path, "examples_per_label": 5}, r"data\.examples_per_label=5: accepted is 0 for all rows, or .* data\.label"),
     ({"path": path, "text": ("a", "a")}, r"data\.text=.*one column, or two"),
     ({"path": path, "text": ("a",), "label": "a"}, r"data\.text=.*other than data\.label"),
     ({"path": path, "on_bad_row": "drop"}, r"data\.on_bad_row='drop': accepted are error, skip"),
