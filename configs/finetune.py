@@ -32,6 +32,12 @@ python -m lm.main --config=configs/finetune.py:tag --workdir=runs/names --config
 --config.data.tag_column=-1` say the columns. Spans in JSON, as CLUENER has them, where every character has a tag:
 `--config.data="spans(path='train.json',validation='dev.json')" --config.task.words=character`.
 
+Answers that stand in a text, in the JSON of SQuAD 1.1 or 2.0; it ends with exact match and F1, and every answer by its
+question's id in predictions_<split>.json. BERT's own on SQuAD are rates of 3e-5 to 5e-5, 2 or 3 epochs, `task.stride` 128:
+
+python -m lm.main --config=configs/finetune.py:span_qa --workdir=runs/squad --config.init_from=answerdotai/ModernBERT-base \\
+  --config.data.path=train-v2.0.json --config.data.validation=dev-v2.0.json --config.optimizer.learning_rate=3e-5
+
 python -m lm.main --config=configs/finetune.py:sft --workdir=runs/sft --config.init_from=runs/tiny --config.data.path=talk.jsonl
 python -m lm.main --config=configs/finetune.py:dpo --workdir=runs/dpo --config.init_from=runs/sft --config.data.path=pairs.jsonl
 
@@ -48,25 +54,32 @@ KINDS = {
   "multilabel": ("multilabel", dict(name="table", label="label", label_type="list")),
   "regress": ("regress", dict(name="table", label="label", label_type="number")),
   "tag": ("tag", dict(name="conll")),
+  "span_qa": ("span_qa", dict(name="squad")),
 }
+# Tokens of a row, and the shorter rows of which each is filled: a question and most paragraphs want more than a sentence.
+ROWS = {"span_qa": (384, (96, 160, 256, 384))}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "" for one label, multilabel for any number of them, regress for numbers, tag for words, sft and dpo for chats."""
+  """arg: "" for one label, multilabel for any number of them, regress for numbers, tag for words, span_qa for answers in texts,
+  sft and dpo for chats.
+  """
   if arg in ("sft", "dpo"):
     return _chat(arg)
   if arg not in KINDS:
     kinds = "'' (classification of texts or pairs), multilabel (several labels), regress (a number), tag (named entities)"
-    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, sft (conversations) and dpo (preferences)")
+    others = "span_qa (answers in a text), sft (conversations) and dpo (preferences)"
+    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, {others}")
   task, data = KINDS[arg]
+  seq_len, buckets = ROWS.get(arg, (128, (32, 64, 128)))
   return ConfigDict(
     dict(
       init_from="runs/tiny_mlm",
       task=task,
       data=data,
       optimizer=dict(name="adamw", learning_rate=3e-3, schedule="linear", warmup_steps="10%", weight_decay=0.01, b2=0.999),
-      seq_len=128,
-      length_buckets=(32, 64, 128),
+      seq_len=seq_len,
+      length_buckets=buckets,
       batch_size=32,
       total_steps="3 epochs",
       eval_every="20%",

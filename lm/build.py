@@ -234,7 +234,8 @@ def _check_length(cfg: Config, architecture: TransformerConfig) -> None:
 def _make_tasks(cfg: Config, architecture: TransformerConfig, tok: Tokenizer, source: Any) -> dict[str, Task]:
   """The task of every stream. source: as a function of (stream, split)."""
   each = lambda name, stream: _make_task(name, stream, source, architecture, tok, cfg.seq_len)
-  return {name: each(name, stream) for name, stream in cfg.all_streams.items()}
+  room = cfg.seq_len - plug.make("peft", cfg.peft).num_virtual_tokens
+  return {name: each(name, stream).fitted(room) for name, stream in cfg.all_streams.items()}
 
 
 def _make_task(name: str, stream: Stream, source: Any, architecture: TransformerConfig, tok: Tokenizer, seq_len: int) -> Task:
@@ -250,7 +251,7 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
       f"stream {name!r}: task {stream.task.name!r} reads {number(not pairs)} per example,"
       f" data {stream.data.name!r} gives {number(pairs)}"
     )
-  if pairs:
+  if pairs and not getattr(task, "pair", True):
     task = dataclasses.replace(task, pair=True)
   if task.needs_mask and tok.mask_id is None:
     raise ConfigError(f"stream {name!r}: task {stream.task.name!r} needs a tokenizer with a mask token; this one has none")
@@ -268,6 +269,7 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
 TARGETS = {
   "labels": ("labelled examples of 2 classes or more", 2, "data.label"),
   "tags": ("tagged sentences of 2 tags or more", 2, "data=conll(path=FILE), data=spans(path=FILE)"),
+  "answers": ("questions with answers in a text", 1, "data=squad(path=FILE)"),
   "numbers": ("examples labelled with numbers", 1, "data.label with data.label_type=number"),
 }
 

@@ -156,10 +156,10 @@ def next_commands(workdir: Path, heads: set[str], exports: bool) -> list[str]:
   lines = [f"python -m lm.main --mode=evaluate --workdir={workdir} --checkpoint=best"]
   if "lm" in heads:
     lines.append(f'python -m tools.generate --workdir={workdir} --prompt="..."')
-  if heads & {"classify", "tag"}:
-    lines.append(
-      f"python -m lm.main --mode=predict --workdir={workdir} --checkpoint=best --input=rows.csv --output=predictions.jsonl"
-    )
+  if heads & {"classify", "tag", "span"}:
+    texts = " --text=question,context" if "span" in heads else ""
+    input = f"--input=rows.csv --output=predictions.jsonl{texts}"
+    lines.append(f"python -m lm.main --mode=predict --workdir={workdir} --checkpoint=best {input}")
   if exports:
     lines.append(f"python -m tools.convert export --from={workdir} --to={workdir}-hf --checkpoint=best")
   return [*lines, f"python -m tools.report {workdir}", f"tensorboard --logdir {workdir}  # pip install tensorboard"]

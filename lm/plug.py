@@ -32,7 +32,9 @@ PRESETS = "lm.models.presets"
 CALLERS = {"data": ("split",), "evaluator": ("run", "name")}
 # Files beside the plug-ins that hold their contract or serve them.
 CONTRACTS = {"task", "peft", "quantizer", "optimizer", "regularizer", "evaluator", "source", "filter"}
-NOT_PLUGINS = CONTRACTS | {"__init__", "text_rows", "average", "objective", "forward", "cross_entropy", "readout", "tagged"}
+NOT_PLUGINS = CONTRACTS | {
+  "__init__", "text_rows", "average", "objective", "forward", "cross_entropy", "readout", "tagged", "windowed",
+}  # fmt: skip
 # Short forms: the plug-in that a prefix stands for, and the options that follow it, parted by colons.
 SHORT = {"tfds": ("tfds", ("dataset",)), "hf": ("hub", ("repo", "config"))}
 WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}

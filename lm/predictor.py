@@ -18,7 +18,7 @@ from lm import config, record, saved, sharding, tree
 from lm.checkpoint import choose
 from lm.config import ConfigError
 from lm.data import dialogue, encode, store, template
-from lm.data.loader import EMPTY, EvalLoader, StreamData
+from lm.data.loader import EMPTY, EvalLoader, StreamData, put
 from lm.data.reserve import virtual_ids
 from lm.data.tokenizer import Tokenizer
 from lm.infer import generate
@@ -117,8 +117,7 @@ class Predictor:
     result = self._run(chosen, rows, batch_size)
     if result is None:
       return [], 0
-    assert len(np.unique(result.owner_N)) == len(result.owner_N), "a task that describes predictions stores one per example"
-    described = chosen.describe_predictions(result.arrays, self.tokenizer)
+    described = chosen.describe_predictions(chosen.join(result.arrays, result.owner_N), self.tokenizer)
     return [chosen.quote(found, row) for found, row in zip(described, rows, strict=True)], result.num_cut
 
   def find_task(self, task: str = "") -> str:
@@ -258,8 +257,7 @@ class Predictor:
       raise ConfigError(f"batch_size={batch_size}: must be at least 1")
     if not examples:
       return None
-    prepared = [task.prepare(example, self.tokenizer) for example in examples]
-    owner_N = np.repeat(np.arange(len(examples)), [len(sequences) for sequences in prepared])
+    prepared = (task.prepare(example, self.tokenizer) for example in examples)
     kept = store.Store(None, encode.collect(sequence for sequences in prepared for sequence in sequences))
     num_virtual = self.model.num_virtual_tokens
     lengths = self._lengths(int(kept.lengths.max()) + num_virtual)
@@ -274,8 +272,8 @@ class Predictor:
         found = jax.device_get(_predict(objective, self.params, sharding.place(batch, self.mesh)))
         filled = sequence_B != EMPTY
         for name, values in found.items():
-          _put(arrays, name.split("/", 1)[1], sequence_B[filled], values[filled], len(owner_N))
-    return _Result(arrays, owner_N, int(np.sum(kept.lengths > self._longest)))
+          put(arrays, name.split("/", 1)[1], sequence_B[filled], values[filled], kept.num_sequences)
+    return _Result(arrays, kept.owner_N, int(np.sum(kept.lengths > self._longest)))
 
   def _lengths(self, longest: int) -> tuple[int, ...]:
     """Row lengths up to one that takes `longest` tokens, or the run's longest: 70 -> (32, 64, 128)."""
@@ -308,16 +306,8 @@ def _rows(texts: Iterable[Example], pair: bool = False) -> list[Mapping[str, Any
       raise ConfigError(
         f"texts[{i}]: expected texts in {' and '.join(wanted)}; the row has {', '.join(map(str, row)) or 'none'}"
       )
-    rows.append({name: value for name, value in row.items() if name not in ("label", "tags")})
+    rows.append({name: value for name, value in row.items() if name not in ("label", "tags", "answers")})
   return rows
-
-
-def _put(arrays: dict[str, np.ndarray], name: str, places: np.ndarray, values: np.ndarray, count: int) -> None:
-  """Puts values [R, ...] at places [R] of an array [count, ...] that grows where rows are longer than those before: zeros."""
-  whole = arrays.get(name, np.zeros((count, *values.shape[1:]), values.dtype))
-  grow = [(0, max(new - old, 0)) for new, old in zip(values.shape[1:], whole.shape[1:], strict=True)]
-  arrays[name] = whole = np.pad(whole, [(0, 0), *grow]) if any(more for _, more in grow) else whole
-  whole[(places, *(slice(size) for size in values.shape[1:]))] = values
 
 
 def _warn_cut(num_cut: int, total: int, max_len: int) -> None:

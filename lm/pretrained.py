@@ -23,6 +23,7 @@ from lm.peft.lora import Lora
 from lm.tasks.classify import Classify
 from lm.tasks.forward import pool
 from lm.tasks.multilabel import Multilabel
+from lm.tasks.tag import Tag
 from lm.tasks.task import Task
 from lm.tasks.text_rows import TextRows
 
@@ -42,8 +43,10 @@ class Pretrained:
 
   @property
   def labels(self) -> tuple[str, ...]:
-    """Of its classifier, in the order of its outputs; () without one, or where its output is a number."""
-    return next((task.labels for task in self.tasks.values() if isinstance(task, Classify | Multilabel)), ())
+    """Of the head that an export keeps, in the order of its outputs; () where these have no names."""
+    tags = [task.classes for task in self.tasks.values() if isinstance(task, Tag)]
+    labels = [task.labels for task in self.tasks.values() if isinstance(task, Classify | Multilabel)]
+    return next(iter({"tagger": tags, "classifier": labels}.get(self.kind, ())), ())
 
   @property
   def pooling(self) -> str:
@@ -63,16 +66,18 @@ class Pretrained:
 
   def describe(self, family: Family) -> dict[str, Any]:
     """The config.json of an export; errors as `settings.write_pooling` and `weights.check_heads`."""
-    weights.check_heads(self.model)
+    weights.check_heads(family, self.exported)
     cfg, kind = self.model.cfg, self.kind
     described = settings.write(family, cfg) | {"architectures": [family.classes[kind]], **self.token_ids}
-    if kind != "classifier":
+    if kind not in weights.LABELLED:
       return described
     names = dict(enumerate(self.labels or ("LABEL_0",)))
+    described |= {"id2label": {str(i): name for i, name in names.items()}, "label2id": {name: i for i, name in names.items()}}
+    if kind != "classifier":
+      return described
     several = any(isinstance(task, Multilabel) for task in self.tasks.values())
     problem = "multi_label_classification" if several else "" if self.labels else "regression"
     described |= {"problem_type": problem} if problem else {}
-    described |= {"id2label": {str(i): name for i, name in names.items()}, "label2id": {name: i for i, name in names.items()}}
     return described | settings.write_pooling(family, cfg.causal, self.pooling)
 
   def run(self, tokens, segment_ids=None, positions=None, attention_mask=None) -> dict[str, np.ndarray]:
@@ -80,7 +85,7 @@ class Pretrained:
 
     What a method trained in front of the text is there too, and what the model says of it is left out.
     hidden_states are in transformers' order: the embedding's output, each block's, the last one after the final norm.
-    logits: [B, T, V] of a vocabulary's head, [B, N] of a classifier.
+    logits: [B, T, V] of a vocabulary's head, [B, T, N] of a tagger, [B, T, 2] (start, end) of spans, [B, N] of a classifier.
 
     Args:
       segment_ids: equal in tokens that see each other, 0 on padding; all 1 if not given.
@@ -145,7 +150,7 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
 def save_adapter(workdir: Path, directory: Path, which: str | int = "last") -> Pretrained:
   """Writes what a LoRA run trained as peft loads it onto the run's base; returns the run's model, its products beside.
 
-  Beside peft's files, a classifier has its config.json as head.json, for transformers to load the base with.
+  Beside peft's files, a head with labels has its config.json as head.json, for transformers to load the base with.
 
   Raises:
     ConfigError: a run of another method or without a base, or as `adapter.write`.
@@ -175,7 +180,7 @@ def save_adapter(workdir: Path, directory: Path, which: str | int = "last") -> P
   base_name = str(base.resolve()) if base.is_dir() else cfg.init_from
   products = {module: (leaves["a"], leaves["b"]) for module, leaves in lora.leaves(flat).items()}
   adapter.write(directory, found.exported, flat, products, lora.scale, base_name)
-  if found.kind == "classifier":
+  if found.kind in weights.LABELLED:
     write_json(directory / adapter.HEAD, described)
   return found
 

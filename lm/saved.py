@@ -16,6 +16,7 @@ from lm import checkpoint, device, files, hub, plug, record, sharding, tree
 from lm.config import ConfigError, Plug, parse_plug
 from lm.data import hf_tokenizer
 from lm.data import tokenizer as tokenizers
+from lm.data.answers import SPAN
 from lm.data.tokenizer import Tokenizer
 from lm.files import read_json
 from lm.interop import adapter, settings, weights
@@ -24,12 +25,14 @@ from lm.models.transformer_config import TransformerConfig
 from lm.peft.peft import Peft
 from lm.quantizers.quantizer import Quantizer
 from lm.state import REFERENCE
+from lm.tasks.tag import Tag
 from lm.tasks.task import Task
 
 # What a tokenizer of a Hugging Face directory is read from.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *hf_tokenizer.SENTENCEPIECE, hf_tokenizer.SHIFTED)
-# The task that reads a head of a Hugging Face checkpoint, by the head's kind; a classifier's is one of three.
-TASKS = {"lm": "causal", "mlm": "mlm"}
+# The task that reads a head of a Hugging Face checkpoint, by the head's kind; a classifier's is one of three, a tagger's has
+# its tags. Whether a question may have no answer is not said there: it has one, as pipelines of transformers take it too.
+TASKS = {"lm": Plug("causal"), "mlm": Plug("mlm"), "span": Plug("span_qa", (("answers", (SPAN,)),))}
 
 
 def find(path_or_id: str, setting: str) -> Path:
@@ -90,7 +93,8 @@ def scan(path: Path) -> weights.Checkpoint:
   model = read_model(path)
   family, load = settings.nearest(model.cfg), functools.cache(lambda: load_params(path)[1])
   found = weights.stored(model, lambda name: load()[name], family)
-  return weights.assemble(path, family, model.cfg, settings.write(family, model.cfg), found)
+  values = settings.write(family, model.cfg) | {"architectures": [family.classes[kind] for kind in weights.head_kinds(model)]}
+  return weights.assemble(path, family, model.cfg, values, found)
 
 
 def read_model(path: Path, which: str | int = "last") -> Model:
@@ -248,5 +252,8 @@ def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
   labels, pooling = weights.labels(found), ("pooling", settings.read_pooling(found.family, found.settings))
   name = "multilabel" if found.settings.get("problem_type") == weights.LABEL_PROBLEMS[1] else "classify"
   reads = Plug(name, (pooling, ("labels", labels))) if labels else Plug("regress", (pooling,))
-  plugs = [reads if kind == "classifier" else Plug(TASKS[kind]) for kind in weights.head_kinds(found.model)]
-  return {plugin.name: plug.make("task", plugin) for plugin in plugs}
+  make = lambda plugin: (plugin.name, plug.make("task", plugin))
+  of_kind = {kind: make(plugin) for kind, plugin in TASKS.items()}
+  of_kind |= {"classifier": make(reads), "tagger": ("tag", Tag.of_outputs(weights.tags(found)))}
+  tasks = dict(of_kind[kind] for kind in weights.head_kinds(found.model))
+  return {name: task.fitted(found.model.cfg.max_len) for name, task in tasks.items()}

@@ -88,7 +88,15 @@ OPTIONS = {
   "span_corruption": {"sentinel_ids": tuple(range(6, 14))},
   "ul2": {"sentinel_ids": tuple(range(6, 14)), "mode_ids": (19, 20, 21)},
   "fim": {"symbol_ids": (19, 20, 21)},
+  "span_qa": {"max_query_length": 12},
 }
+
+
+def asking(text: str) -> dict:
+  """What does the second word do? The third; texts without one have no answer."""
+  _, noun, verb, *_ = [*text.split(), "", "", ""]
+  answers = [{"text": verb, "start": text.index(verb)}] if verb else []
+  return {"text": f"{noun}?", "text_pair": text, "answers": answers}
 
 
 def make_examples(kind, texts=TEXTS) -> list[dict]:
@@ -100,6 +108,7 @@ def make_examples(kind, texts=TEXTS) -> list[dict]:
     "regress": lambda text: {"text": text, "label": str(len([*text.split(), "", ""][1]) / 2)},
     "multilabel": lambda text: {"text": text, "label": [*text.split(), "", ""][1:3]},
     "tag": lambda text: {"text": text, "tokens": text.split(), "tags": tags_of(text)},
+    "span_qa": asking,
     "dpo": lambda text: {"prompt": asked(text), "chosen": said(text), "rejected": said(text)[::-1]},
     "sft": lambda text: {"prompt": asked(text), "response": said(text)},
   }

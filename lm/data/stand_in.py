@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lm import plug
 from lm.config import Plug
+from lm.data.answers import KINDS
 from lm.data.store import Store
 from lm.data.tokenizer import Bytes
 
@@ -36,6 +38,7 @@ class StandInSource:
   labels: tuple[str, ...] = LABELS
   numbers: tuple[float, ...] = (0.0, 1.0)
   tags: tuple[str, ...] = ("B-0", "I-0", "O")
+  answers: tuple[str, ...] = KINDS
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -45,9 +48,10 @@ class StandInSource:
 
   @classmethod
   def of(cls, data: Plug) -> "StandInSource":
-    """pairs as the option `text` of the data says."""
+    """pairs as the source always gives them, or as the option `text` of the data says."""
     text = dict(data.options).get("text", ())
-    return cls(isinstance(text, tuple) and len(text) == 2 or isinstance(text, str) and text.count(",") == 1)
+    always = getattr(plug.find("data", data.name), "pairs", False) is True
+    return cls(always or isinstance(text, tuple) and len(text) == 2 or isinstance(text, str) and text.count(",") == 1)
 
 
 def store(task: Any, seq_len: int) -> Store:

@@ -22,9 +22,9 @@ from lm.models.family import Family
 from lm.models.model import Model
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
-# The config.json of the base with the adapter's classifier: its labels and pooling, for which peft has no place.
+# The config.json of the base with the adapter's head: its labels and pooling, for which peft has no place.
 HEAD = "head.json"
-TASK_TYPES = {"lm": "CAUSAL_LM", "classifier": "SEQ_CLS", "mlm": None}
+TASK_TYPES = {"lm": "CAUSAL_LM", "classifier": "SEQ_CLS", "tagger": "TOKEN_CLS", "span": "QUESTION_ANS", "mlm": None}
 # Settings that change what is computed, and what of them has a counterpart here; false or unset always has.
 ONLY = {
   "bias": ("none",),
@@ -68,7 +68,8 @@ def scan(directory: Path, base: Checkpoint) -> Checkpoint:
   heads = _heads(directory, base, brought)
   markers = {kind: weight.theirs for kind, group in family.heads.items() for weight in group if weight.name == HEADS[kind][1]}
   types = {name: kind for kind, name in TASK_TYPES.items() if name}
-  kind = next((kind for kind, name in markers.items() if name in heads), types.get(cfg.get("task_type")))
+  said, brought_kinds = types.get(cfg.get("task_type")), [kind for kind, name in markers.items() if name in heads]
+  kind = said if said in brought_kinds or not brought_kinds else brought_kinds[0]
   # A model of transformers has one head: beside another, that of the base is gone.
   groups = [family.heads[kind]] if kind and kind in family.heads else family.heads.values()
   kept = {weight.theirs for group in (family.weights, *groups) for weight in group}
@@ -76,8 +77,10 @@ def scan(directory: Path, base: Checkpoint) -> Checkpoint:
   found = {name: tensor for name, tensor in base.found.items() if name not in gone} | heads
   found |= _changed(directory, dataclasses.replace(base, found=found), cfg, pairs)
   values, labels = dict(base.settings), base.settings.get("id2label") or {}
-  if markers.get("classifier") in heads and len(labels) != heads[markers["classifier"]].shape[0]:
-    values["id2label"] = {}  # of the base's classifier
+  if kind in weights.LABELLED and markers.get(kind) in heads and len(labels) != heads[markers[kind]].shape[0]:
+    values["id2label"] = {}  # of the base's head
+  if kind is not None and kind in family.classes:
+    values["architectures"] = [family.classes[kind]]
   return weights.assemble(directory, family, base.model.cfg, values | read_json(directory / HEAD), found)
 
 

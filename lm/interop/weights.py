@@ -31,7 +31,12 @@ HEADS = {
   "lm": ("lm", "head_lm/out/kernel"),
   "mlm": ("mlm", "head_mlm/bias"),
   "classifier": ("classify", "head_classify/out/kernel"),
+  "tagger": ("tag", "head_tag/out/kernel"),
+  "span": ("span", "head_span/out/kernel"),
 }
+LABELLED = ("classifier", "tagger")  # whose outputs have names
+# Heads that a file may call alike, of which a model of transformers has one: its class says which.
+EXCLUSIVE = ("classifier", "tagger", "span")
 POOLER = "head_classify/pooler/kernel"
 LABEL_PROBLEMS = ("single_label_classification", "multi_label_classification")
 TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": tensors.DTYPES["BF16"]}
@@ -108,7 +113,7 @@ def assemble(
 
   values: what its config.json says. Raises ConfigError as `scan` does for tensors; `directory` is named there.
   """
-  model = Model(cfg, tuple(sorted(_heads(family, cfg, found))))
+  model = Model(cfg, tuple(sorted(_heads(family, cfg, values, found))))
   leaves = tuple(leaves_of(family, model))
   wanted = {name: leaf for leaf in leaves for _, name in leaf.places()}
   ignored = [name for name in found if any(re.fullmatch(pattern, name) for pattern in family.ignored)]
@@ -200,11 +205,21 @@ def labels(checkpoint: Checkpoint) -> tuple[str, ...]:
       f"{checkpoint.directory}: its head gives {spec.num_outputs} outputs of problem_type={problem!r}; accepted are"
       f" {', '.join(LABEL_PROBLEMS)} of several outputs, and regression with one"
     )
+  return _names(checkpoint, spec)
+
+
+def tags(checkpoint: Checkpoint) -> tuple[str, ...]:
+  """The tagger's tags in the order of its outputs, () without a tagger; errors as `labels`."""
+  spec = dict(checkpoint.model.heads).get("tag")
+  return _names(checkpoint, spec) if spec else ()
+
+
+def _names(checkpoint: Checkpoint, spec: HeadSpec) -> tuple[str, ...]:
   usual = {str(i): f"LABEL_{i}" for i in range(spec.num_outputs)}
   given = checkpoint.settings.get("id2label") or usual
   if not isinstance(given, dict) or given.keys() != usual.keys() or len(set(map(str, given.values()))) < len(usual):
     raise ConfigError(
-      f"{checkpoint.directory}: id2label={str(given)[:200]} is not a label of its own for each of the classifier's"
+      f"{checkpoint.directory}: id2label={str(given)[:200]} is not a label of its own for each of the {spec.kind}'s"
       f" {spec.num_outputs} outputs"
     )
   return tuple(str(given[i]) for i in usual)
@@ -215,15 +230,27 @@ def head_kinds(model: Model) -> list[str]:
   return [spec.kind for _, spec in model.heads if spec.kind in HEADS and (spec.kind != "classifier" or spec.num_outputs)]
 
 
-def check_heads(model: Model) -> None:
-  """Raises ConfigError for a head of tags, which is not written as transformers has it."""
-  if any(spec.kind == "tagger" for _, spec in model.heads):
-    raise ConfigError("the head of task 'tag' cannot be written for transformers; accepted are runs of other tasks")
+def is_written(model: Model) -> bool:
+  """Whether transformers has this model with the first of its heads, which is what an export keeps."""
+  if not settings.has_counterpart(model.cfg):
+    return False
+  return all(kind in settings.nearest(model.cfg).heads for kind in head_kinds(model)[:1])
+
+
+def check_heads(family: Family, model: Model) -> None:
+  """Raises ConfigError for a head that the family has no class for, and for two that are called alike there."""
+  kinds = head_kinds(model)
+  if lacking := [kind for kind in kinds if kind not in family.heads]:
+    raise ConfigError(
+      f"the {lacking[0]}'s head of a {family.model_type} has no counterpart; accepted are {', '.join(family.heads)}"
+    )
+  if len(alike := [kind for kind in kinds if kind in EXCLUSIVE]) > 1:
+    raise ConfigError(f"a model of transformers has one of the heads {' and '.join(alike)}; accepted are runs of one of them")
 
 
 def leaves_of(family: Family, model: Model) -> Iterator[Leaf]:
   """The parameters of a model with what the family says of them; errors as `check_heads`."""
-  check_heads(model)
+  check_heads(family, model)
   weights = {weight.name: weight for group in (family.weights, *family.heads.values()) for weight in group}
   for name, box in tree.flatten(model.abstract).items():
     assert name in weights, f"{family.model_type}: the family file does not say where {name} stands"
@@ -289,17 +316,24 @@ def _canonical(directory: Path, family: Family, cfg: TransformerConfig, found: d
   return named
 
 
-def _heads(family: Family, cfg: TransformerConfig, found: Mapping[str, Tensor]) -> Iterator[tuple[str, HeadSpec]]:
+def _heads(
+  family: Family, cfg: TransformerConfig, values: Mapping[str, Any], found: Mapping[str, Tensor]
+) -> Iterator[tuple[str, HeadSpec]]:
+  """values: what config.json says; of EXCLUSIVE heads the one whose class it names, the classifier where it names none."""
   theirs = {weight.name: weight.theirs for group in (family.weights, *family.heads.values()) for weight in group}
-  for kind in family.heads:
+  classes = [name.rpartition("For")[2] for name in values.get("architectures") or ()]
+  is_named = lambda kind: family.classes[kind].rpartition("For")[2] in classes
+  only = next((kind for kind in EXCLUSIVE if kind in family.heads and is_named(kind)), "classifier")
+  for kind in (kind for kind in family.heads if kind == only or kind not in EXCLUSIVE):
     name, marker = HEADS[kind]
     if kind == "lm" and cfg.tied:
       if theirs[HEADS["classifier"][1]] not in found:
         yield name, HeadSpec(kind)  # the embedding table is all it needs
     elif theirs[marker] in found:
-      yield name, HeadSpec(kind, found[theirs[marker]].shape[0] if kind == "classifier" else 0)
-    elif kind == "classifier" and theirs.get(POOLER) in found and cfg.pooler == "tanh":
-      yield name, HeadSpec(kind, 0)  # the pooler alone
+      yield name, HeadSpec(kind, {"span": 2}.get(kind) or (found[theirs[marker]].shape[0] if kind in LABELLED else 0))
+  has_out = only == "classifier" and theirs[HEADS["classifier"][1]] in found
+  if not has_out and theirs.get(POOLER) in found and cfg.pooler == "tanh":
+    yield HEADS["classifier"][0], HeadSpec("classifier", 0)  # the pooler alone
 
 
 def _split(names: Iterable[str], size: Any) -> list[list[str]]:

@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:
-  """kind: lm, mlm, classifier, pair or tagger. num_outputs: classes of the last three; the others take the vocabulary's."""
+  """kind: lm, mlm, classifier, pair, tagger or span. num_outputs: of all but the first two, which take the vocabulary's."""
 
   kind: str
   num_outputs: int = 0

@@ -1,4 +1,4 @@
-"""What stands on the backbone: heads of language models, masked ones, classifiers and taggers. Logits are fp32.
+"""What stands on the backbone: heads of language models, masked ones, classifiers, taggers and spans. Logits are fp32.
 
 A task asks for a head by a `HeadSpec`; two tasks of one run may share a head of the same name and spec.
 """
@@ -96,18 +96,27 @@ class TaggerHead(nn.Module):
   cfg: TransformerConfig
   spec: HeadSpec
   dtype: DTypeLike
+  drops: bool = True  # whether there is dropout
 
   @nn.compact
   def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
     cfg = self.cfg
     if cfg.pooler == "mlm":
       h = _transform(cfg, h, self.dtype)
-    h = Dropout(cfg.dropout_rate, name="dropout")(h, row_B)
+    h = Dropout(cfg.dropout_rate if self.drops else 0.0, name="dropout")(h, row_B)
     out = Linear(
       (self.spec.num_outputs,), ("embed", "classes"), bias=True, stddev=cfg.init_stddev, dtype=self.dtype, name="out"
     )
     return out(h).astype(jnp.float32)
 
 
-HEADS = {"lm": LmHead, "mlm": MlmHead, "classifier": ClassifierHead, "pair": PairHead, "tagger": TaggerHead}
+class SpanHead(TaggerHead):
+  """How much every token is the start and the end of an answer, [..., 2]: BERT has no dropout before it."""
+
+  drops: bool = False
+
+
+HEADS = {
+  "lm": LmHead, "mlm": MlmHead, "classifier": ClassifierHead, "pair": PairHead, "tagger": TaggerHead, "span": SpanHead,
+}  # fmt: skip
 ROW_HEADS = ("classifier", "pair")  # those that read one hidden state per row

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm.layout import axes_of, num_shards
 
+NO_CLASS = -1e9  # the logit of what is no class of a row, where rows have other classes
 LOGIT_BYTES = 2**27  # [bytes] of fp32 logits per device that may exist at a time where no chunk is set
 # "loss" and "accuracy", see `token_sums`.
 Sums = dict[str, jax.Array]
@@ -41,7 +42,7 @@ def token_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, softeni
   """Weighted sums over all positions of -log p(label) in nats, and of correct argmax predictions.
 
   Args:
-    logits: [..., V] fp32. labels: [...] int32. weights: [...], 0 where a position does not count.
+    logits: [..., V] fp32, NO_CLASS for what is none. labels: [...] int32. weights: [...], 0 where a position does not count.
     softening: what the loss has beside.
   """
   largest = jax.lax.stop_gradient(logits.max(axis=-1))
@@ -52,7 +53,9 @@ def token_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, softeni
   correct = (label_logits >= largest).astype(jnp.float32)
   target = label_logits
   if smoothing := softening.label_smoothing:
-    target = (1 - smoothing) * label_logits + smoothing * logits.mean(axis=-1)
+    is_class = logits > NO_CLASS
+    mean = jnp.sum(jnp.where(is_class, logits, 0), axis=-1) / jnp.maximum(jnp.sum(is_class, axis=-1), 1)
+    target = (1 - smoothing) * label_logits + smoothing * mean
   loss = log_normaliser - target
   if softening.z_loss:
     loss += softening.z_loss * jnp.square(log_normaliser)

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from lm import tree
 from lm.models.model import Intercept, Model
 from lm.models.transformer import Output
 from lm.state import REFERENCE
-from lm.tasks.cross_entropy import PLAIN, Softening, Sums, chunked_log_probs, chunked_token_sums, divergence_sum
+from lm.tasks.cross_entropy import NO_CLASS, PLAIN, Rows, Softening, Sums, chunked_log_probs, chunked_token_sums, divergence_sum
 
 # What the head of a cross-entropy read: hidden states, and the rng of its dropout.
 Read = tuple[jax.Array, jax.Array | None]
@@ -130,12 +130,27 @@ class Forward:
     self, h: jax.Array, labels: jax.Array, weights: jax.Array, batch: dict, rng=None, chunk: int | None = None
   ) -> Sums:
     """`cross_entropy.token_sums` of the logits of h, softened where it trains, in chunks as `chunked_token_sums` takes them."""
-    head_of = lambda rng: (
-      lambda read, h: self._model.logits(read, self._head, h, batch["row"], rng=rng, intercept=self._intercept)
-    )
+    return self._cross_entropies(lambda logits: logits, (h, labels, weights), batch, rng, chunk)
+
+  def place_sums(self, h_BTD: jax.Array, places_BN: jax.Array, weights_BN: jax.Array, batch: dict, rng=None) -> Sums:
+    """The same of a head whose N outputs each choose one of the row's tokens: the classes are the row's T places."""
+    real_BT = (batch["segment_ids"] > 0) & (batch["tokens"] >= 0)
+    over_places = lambda logits_BTN: jnp.where(real_BT[:, None, :], logits_BTN.swapaxes(1, 2), NO_CLASS)
+    return self._cross_entropies(over_places, (h_BTD, places_BN, weights_BN), batch, rng, None)
+
+  def _cross_entropies(
+    self, classes: Callable[[jax.Array], jax.Array], rows: Rows, batch: dict, rng: jax.Array | None, chunk: int | None
+  ) -> Sums:
+    """classes: the head's logits as those of the classes that labels number, which are the last dim."""
+    h, _, weights = rows
+
+    def head_of(rng):
+      logits = lambda read, h: self._model.logits(read, self._head, h, batch["row"], rng=rng, intercept=self._intercept)
+      return lambda read, h: classes(logits(read, h))
+
     read = self._model.read_by(self._head, self._params)
     self.read.append((h, rng))
-    sums = chunked_token_sums(head_of(rng), read, (h, labels, weights), chunk, self._softening)
+    sums = chunked_token_sums(head_of(rng), read, rows, chunk, self._softening)
     if not self._how.against:
       return sums
     other, other_rng = self._how.against[len(self.read) - 1]

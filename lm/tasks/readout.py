@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.data.store import WINDOW
 from lm.shapes import Field
 from lm.tasks.causal import Causal
 from lm.tasks.cross_entropy import chunked_token_sums
@@ -28,7 +29,8 @@ class Score(Causal):
 
   def prepare(self, example, tok):
     tokens = super().prepare(example, tok)[0]["tokens"]
-    return [{"tokens": tokens[start : start + self.max_len + 1]} for start in range(0, len(tokens) - 1, self.max_len)]
+    starts = range(0, len(tokens) - 1, self.max_len)
+    return [{"tokens": tokens[start : start + self.max_len + 1], WINDOW: np.int32(i)} for i, start in enumerate(starts)]
 
   def predict(self, forward, batch):
     h_BTD = forward(batch)

@@ -1,7 +1,8 @@
 """The contract of a task. The loop, the data wing and the evaluators know tasks only through it.
 
-On the host (numpy): `prepare`, `fields`, `check`, `row_cost`, `target_counts`, `corrupt`, `describe_predictions`. On the device
-(pure): `denominators`, `loss`, `predict`. There a task reads its batch as one flat dict: the model's inputs and its own arrays.
+On the host (numpy): `prepare`, `fields`, `check`, `fitted`, `row_cost`, `target_counts`, `corrupt`, `join`,
+`describe_predictions`. On the device (pure): `denominators`, `loss`, `predict`. There a task reads its batch as one flat dict:
+the model's inputs and its own arrays.
 Workers that tokenise import tasks, which therefore import no jax: what a loss needs beyond methods of arrays is in `Forward`.
 """
 
@@ -75,9 +76,15 @@ class Task:
   def prepare(self, example: Mapping[str, Any], tok: Tokenizer) -> list[dict[str, np.ndarray]]:
     """One example to any number of sequences of named columns. No randomness: the result is stored once.
 
-    A task that describes its predictions gives exactly one, also for an example without a label.
+    A task that describes its predictions gives one for every example, also for one without a label; or several that have a
+    column `store.WINDOW` beside, [0], [1], ..., and that `join` puts together again.
     """
     raise NotImplementedError
+
+  def fitted(self, room: int) -> "Task":
+    """The task for rows that hold `room` tokens of a sequence, where it asks how many; ConfigError if they are too few."""
+    del room
+    return self
 
   def check(self, tok: Tokenizer, seq_len: int) -> None:
     """Raises ConfigError if the tokenizer lacks what the task writes into rows of `seq_len` tokens."""
@@ -118,8 +125,16 @@ class Task:
     del forward, batch
     return {}
 
+  def join(self, arrays: Mapping[str, np.ndarray], owner_N: np.ndarray) -> Mapping[str, np.ndarray]:
+    """What `predict` gave for N sequences (host arrays [N, ...] by its names), as arrays [R, ...] of R examples.
+
+    owner_N: the example that each sequence is of, ascending from 0. Rows that are longer than others have zeros behind.
+    """
+    assert len(np.unique(owner_N)) == len(owner_N), "a task that gives several sequences of an example joins them"
+    return arrays
+
   def describe_predictions(self, arrays: Mapping[str, np.ndarray], tok: Tokenizer) -> list[dict[str, Any]]:
-    """What `predict` gave for R rows (host arrays [R, ...] by its names), as R dicts of plain Python for people and JSON."""
+    """What `join` gave for R examples, as R dicts of plain Python for people and JSON."""
     raise NotImplementedError
 
   def quote(self, described: dict[str, Any], example: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from lm import plug
+from lm.data.store import WINDOW
 from lm.shapes import INPUTS
 from tests.conftest import FAMILIES, TEXTS, TINY, make_config, make_data, make_run, shrunk
 
 # The others change what is on the host alone, so one family of each kind tells.
-OWN_LOSS = ("causal", "mlm", "classify", "regress", "tag", "multilabel", "dpo")
+OWN_LOSS = ("causal", "mlm", "classify", "regress", "tag", "multilabel", "dpo", "span_qa")
 PAIRS = [
   (task, family)
   for task in plug.names("task")
@@ -21,7 +22,7 @@ PAIRS = [
   if plug.find("task", task).causal in (None, plug.preset(family).causal)
 ]
 COVER = {(task, "gpt2-tiny") for task in ("causal", "classify", "prefix_lm", "span_corruption", "ul2", "fim", "sft", "dpo")} | {
-  (task, "bert-tiny") for task in ("mlm", "classify", "sentence_pair", "regress", "tag", "multilabel")
+  (task, "bert-tiny") for task in ("mlm", "classify", "sentence_pair", "regress", "tag", "multilabel", "span_qa")
 }
 CASES = [pytest.param(*pair, marks=[] if pair in COVER else pytest.mark.slow) for pair in PAIRS]
 
@@ -88,10 +89,13 @@ def test_predictions_are_plain_one_per_row_and_need_no_label(task, family):
     with pytest.raises(NotImplementedError):
       value.describe_predictions({}, run.tokenizer)
     return
-  assert len(value.prepare({"text": TEXTS[0]}, run.tokenizer)) == 1
+  texts = {"text": TEXTS[0], "text_pair": TEXTS[0]} if getattr(value, "pair", False) else {"text": TEXTS[0]}
+  prepared = value.prepare(texts, run.tokenizer)
+  assert [int(sequence.get(WINDOW, 0)) for sequence in prepared] == list(range(len(prepared)))
   objective, batch = run.program.spec.objective, run.loader.batch(0)
   found = jax.device_get(jax.jit(objective.predict)(params, batch))
-  described = value.describe_predictions({name.split("/")[1]: array for name, array in found.items()}, run.tokenizer)
+  arrays = {name.split("/")[1]: array for name, array in found.items()}
+  described = value.describe_predictions(value.join(arrays, np.arange(len(batch[INPUTS]["row"]))), run.tokenizer)
   assert json.loads(json.dumps(described)) == described
   assert len(described) == len(batch[INPUTS]["row"])
 

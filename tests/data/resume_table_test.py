@@ -31,6 +31,7 @@ def forms(task):
 def make_task(name):
   options = OPTIONS.get(name, {}) | ({"labels": ("a", "b")} if name in ("classify", "multilabel") else {})
   options |= {"tags": ("B-act", "B-thing", "I-act", "O")} if name == "tag" else {}
+  options |= {"answers": ("span", "none"), "window": LENGTH} if name == "span_qa" else {}
   options |= {"pair_len": LENGTH - 3} if name == "sentence_pair" else {}
   return plug.make("task", plug.Plug(name, tuple(options.items())))
 

@@ -134,6 +134,8 @@ def random_adapter(name: str, folder: Path, **settings) -> tuple[Path, np.ndarra
     ("llama-untied", {"target_modules": "all-linear", "alpha_pattern": {r"layers\.1\.mlp\.up_proj": 24}, "use_rslora": True}),
     ("llama-untied", {"target_modules": ["v_proj"], "modules_to_save": ["lm_head"], "layers_to_transform": [0, 2]}),
     ("bert-classifier", {"target_modules": "all-linear", "task_type": "SEQ_CLS"}),
+    ("bert-tagger", {"target_modules": ["query", "dense"], "task_type": "TOKEN_CLS"}),
+    ("bert-span", {"target_modules": ["query", "value"], "task_type": "QUESTION_ANS"}),
     ("bert-mlm", {"target_modules": r".*\.(query|output\.dense)"}),
     ("modernbert-mlm", {"target_modules": "all-linear", "r": 3}),
     ("modernbert-mean", {"target_modules": ["Wqkv", "Wi"], "task_type": "SEQ_CLS", "modules_to_save": ["head"]}),

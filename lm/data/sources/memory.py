@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from lm.config import ConfigError
+from lm.data import answers
 from lm.data.rows import parse_json
 
 
@@ -34,6 +35,16 @@ class Memory:
     for i, (text, tags) in enumerate(zip(self.texts, self.text_tags, strict=False)):
       if len(text.split()) != len(tags.split()):
         raise ConfigError(f"data.text_tags[{i}]={tags!r}: has {len(tags.split())} tags for {len(text.split())} words")
+
+  @property
+  def pairs(self) -> bool:
+    """Whether every row has two texts."""
+    return bool(self.rows) and all("text_pair" in self[i] for i in range(len(self)))
+
+  @property
+  def answers(self) -> tuple[str, ...]:
+    """What the answers are that rows have."""
+    return answers.kinds(map(self.__getitem__, range(len(self))))
 
   @property
   def tags(self) -> tuple[str, ...]:
