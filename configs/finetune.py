@@ -38,6 +38,22 @@ question's id in predictions_<split>.json. BERT's own on SQuAD are rates of 3e-5
 python -m lm.main --config=configs/finetune.py:span_qa --workdir=runs/squad --config.init_from=answerdotai/ModernBERT-base \\
   --config.data.path=train-v2.0.json --config.data.validation=dev-v2.0.json --config.optimizer.learning_rate=3e-5
 
+One of several choices, as in SWAG (`--config.data.context=sent1 --config.data.question=sent2
+--config.data.columns=ending0,ending1,ending2,ending3`), COPA, or RACE (a list, letters). A row holds all choices, so `seq_len`
+is the length of all of them, each with the context:
+
+python -m lm.main --config=configs/finetune.py:choose --workdir=runs/race --config.init_from=runs/tiny_mlm \\
+  --config.data.path=race.jsonl --config.data.context=article --config.data.question=question --config.data.columns=options \\
+  --config.data.label=answer --config.data.first=A
+
+What a user takes next, from the texts of what came before: two tables, of interactions and of items, as MovieLens has them. It
+ends with nDCG@10, recall@10, MRR and AUC among all items, beside popularity. `--config.task.kind=pointwise` is binary
+cross-entropy instead of BPR:
+
+python -m lm.main --config=configs/finetune.py:rank --workdir=runs/films --config.init_from=runs/tiny_mlm \\
+  --config.data.path=ratings.csv --config.data.items_path=movies.csv --config.data.user=userId --config.data.item=movieId \\
+  --config.data.time=timestamp --config.data.text=title,genres
+
 python -m lm.main --config=configs/finetune.py:sft --workdir=runs/sft --config.init_from=runs/tiny --config.data.path=talk.jsonl
 python -m lm.main --config=configs/finetune.py:dpo --workdir=runs/dpo --config.init_from=runs/sft --config.data.path=pairs.jsonl
 
@@ -55,21 +71,24 @@ KINDS = {
   "regress": ("regress", dict(name="table", label="label", label_type="number")),
   "tag": ("tag", dict(name="conll")),
   "span_qa": ("span_qa", dict(name="squad")),
+  "choose": ("choose", dict(name="choices")),
+  "rank": ("rank", dict(name="interactions")),
 }
-# Tokens of a row, and the shorter rows of which each is filled: a question and most paragraphs want more than a sentence.
-ROWS = {"span_qa": (384, (96, 160, 256, 384))}
+# Tokens of a row, and the shorter rows of which each is filled, where a sentence is not the measure: a question and a
+# paragraph, all choices, a history and what it is compared with.
+ROWS = {"span_qa": (384, (96, 160, 256, 384)), "choose": (512, (128, 256, 512)), "rank": (512, (128, 256, 512))}
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """arg: "" for one label, multilabel for any number of them, regress for numbers, tag for words, span_qa for answers in texts,
-  sft and dpo for chats.
+  choose for one of several choices, rank for recommendations, sft and dpo for chats.
   """
   if arg in ("sft", "dpo"):
     return _chat(arg)
   if arg not in KINDS:
     kinds = "'' (classification of texts or pairs), multilabel (several labels), regress (a number), tag (named entities)"
-    others = "span_qa (answers in a text), sft (conversations) and dpo (preferences)"
-    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, {others}")
+    kinds += ", span_qa (answers in a text), choose (multiple choice), rank (recommendations)"
+    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, sft (conversations) and dpo (preferences)")
   task, data = KINDS[arg]
   seq_len, buckets = ROWS.get(arg, (128, (32, 64, 128)))
   return ConfigDict(

@@ -270,6 +270,8 @@ TARGETS = {
   "labels": ("labelled examples of 2 classes or more", 2, "data.label"),
   "tags": ("tagged sentences of 2 tags or more", 2, "data=conll(path=FILE), data=spans(path=FILE)"),
   "answers": ("questions with answers in a text", 1, "data=squad(path=FILE)"),
+  "choices": ("examples of 2 choices or more", 2, "data=choices(path=FILE)"),
+  "items": ("a catalogue of 2 items or more", 2, "data=interactions(path=FILE,items_path=FILE)"),
   "numbers": ("examples labelled with numbers", 1, "data.label with data.label_type=number"),
 }
 

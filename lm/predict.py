@@ -45,6 +45,10 @@ def predict_file(predictor: Predictor, input: Path, output: Path, task: str = ""
   """
   check_paths(input, output)
   key = predictor.find_task(task)
+  if not predictor.tasks[key].reads_texts:
+    raise ConfigError(
+      f"--mode=predict: reads texts, and the run's task {key!r} rows of several columns; lm.load gives predictions"
+    )
   read = _reading(predictor.data[key], reading)
   file = RowFile(str(input), "--input", prefix="--", **{name: read[name] for name in ("encoding", "delimiter", "quoting")})
   file.check()

@@ -101,7 +101,8 @@ class Predictor:
     """What the run's task says of each text, e.g. [{"label": "positive", "scores": {"negative": 0.1, "positive": 0.9}}].
 
     Args:
-      texts: texts, (text, text) pairs, or rows {"text": ..., "text_pair": ...}; a label among them is not read.
+      texts: texts, (text, text) pairs, or rows {"text": ..., "text_pair": ...}; of a task that chooses, rows {"context": ...,
+        "question": ..., "choices": [...]}. A label among them is not read.
       task: which one, where the run has several that predict.
 
     A text longer than the run's longest row is cut, which a warning counts.
@@ -113,7 +114,7 @@ class Predictor:
   def predict_counted(self, texts: Iterable[Example], batch_size: int = 32, task: str = "") -> tuple[list[dict[str, Any]], int]:
     """`predict`, and how many texts were cut instead of a warning."""
     chosen = self.tasks[self.find_task(task)]
-    rows = _rows(texts, getattr(chosen, "pair", False))
+    rows = _rows(texts, getattr(chosen, "pair", False)) if chosen.reads_texts else _examples(texts)
     result = self._run(chosen, rows, batch_size)
     if result is None:
       return [], 0
@@ -308,6 +309,14 @@ def _rows(texts: Iterable[Example], pair: bool = False) -> list[Mapping[str, Any
       )
     rows.append({name: value for name, value in row.items() if name not in ("label", "tags", "answers")})
   return rows
+
+
+def _examples(rows: Iterable[Any]) -> list[Mapping[str, Any]]:
+  """Rows of any columns, without label."""
+  found = [rows] if isinstance(rows, str) else list(rows)
+  if not all(isinstance(row, Mapping) for row in found):
+    raise ConfigError(f"predict: the run's task reads rows with columns, expected a list of those, got {str(rows)[:200]}")
+  return [{name: value for name, value in row.items() if name != "label"} for row in found]
 
 
 def _warn_cut(num_cut: int, total: int, max_len: int) -> None:

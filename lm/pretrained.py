@@ -18,8 +18,10 @@ from lm.files import write_json
 from lm.interop import adapter, settings, weights
 from lm.models.family import Family
 from lm.models.head_spec import HeadSpec
+from lm.models.heads import ROW_HEADS
 from lm.models.model import Model
 from lm.peft.lora import Lora
+from lm.tasks.choose import Choose
 from lm.tasks.classify import Classify
 from lm.tasks.forward import pool
 from lm.tasks.multilabel import Multilabel
@@ -51,7 +53,7 @@ class Pretrained:
   @property
   def pooling(self) -> str:
     """What the classifier reads of the hidden states, "" as the model does."""
-    return next((task.pooling for task in self.tasks.values() if isinstance(task, TextRows)), "")
+    return next((task.pooling for task in self.tasks.values() if isinstance(task, TextRows | Choose)), "")
 
   @property
   def kind(self) -> str:
@@ -61,14 +63,16 @@ class Pretrained:
   @property
   def exported(self) -> Model:
     """The model with the head that an export keeps."""
-    kind = self.kind
-    return dataclasses.replace(self.model, heads=tuple(head for head in self.model.heads if head[1].kind == kind or not kind))
+    kind = self.kind or "classifier"  # a pooler
+    return dataclasses.replace(self.model, heads=tuple(head for head in self.model.heads if head[1].kind == kind))
 
   def describe(self, family: Family) -> dict[str, Any]:
     """The config.json of an export; errors as `settings.write_pooling` and `weights.check_heads`."""
     weights.check_heads(family, self.exported)
     cfg, kind = self.model.cfg, self.kind
     described = settings.write(family, cfg) | {"architectures": [family.classes[kind]], **self.token_ids}
+    if kind == "chooser":
+      return described | settings.write_pooling(family, cfg.causal, self.pooling)
     if kind not in weights.LABELLED:
       return described
     names = dict(enumerate(self.labels or ("LABEL_0",)))
@@ -240,12 +244,13 @@ def _run(model: Model, pooling: str, params: dict, inputs: dict[str, Any]) -> di
   h_BTD, row_B = states_LBTD[-1], inputs["row"]
   found = {"hidden_states": states_LBTD}
   for name, spec in ((name, spec) for name, spec in model.heads if spec.kind in weights.HEADS):
-    if spec.kind != "classifier":
+    if spec.kind not in (*ROW_HEADS, "chooser"):
       found["logits"] = model.logits(params, name, h_BTD, row_B)
       continue
     if spec.num_outputs:
       read_BD = pool(h_BTD, inputs, pooling or ("last" if model.cfg.causal else "first"))
-      found["logits"] = model.logits(params, name, read_BD, row_B)
+      read = read_BD[:, None] if spec.kind == "chooser" else read_BD  # a row is a choice
+      found["logits"] = model.logits(params, name, read, row_B)
     if model.cfg.pooler == "tanh":
       alone = dataclasses.replace(model, heads=((name, HeadSpec("classifier", 0)),))
       found["pooled"] = alone.logits(params, name, pool(h_BTD, inputs, "first"), row_B)

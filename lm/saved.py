@@ -252,8 +252,10 @@ def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
   labels, pooling = weights.labels(found), ("pooling", settings.read_pooling(found.family, found.settings))
   name = "multilabel" if found.settings.get("problem_type") == weights.LABEL_PROBLEMS[1] else "classify"
   reads = Plug(name, (pooling, ("labels", labels))) if labels else Plug("regress", (pooling,))
+  kinds = weights.head_kinds(found.model)
+  if weights.chooses(found):  # between how many, and what they are called, stands nowhere
+    kinds = [kind for kind in kinds if kind != "classifier"]
   make = lambda plugin: (plugin.name, plug.make("task", plugin))
   of_kind = {kind: make(plugin) for kind, plugin in TASKS.items()}
   of_kind |= {"classifier": make(reads), "tagger": ("tag", Tag.of_outputs(weights.tags(found)))}
-  tasks = dict(of_kind[kind] for kind in weights.head_kinds(found.model))
-  return {name: task.fitted(found.model.cfg.max_len) for name, task in tasks.items()}
+  return {name: task.fitted(found.model.cfg.max_len) for name, task in (of_kind[kind] for kind in kinds)}

@@ -213,3 +213,19 @@ def test_an_experiment_on_public_data_trains_when_its_model_is_made_tiny(name, d
   ]
   assert 0 <= metrics["eval/validation/f1"] < 0.5
   assert metrics["eval/validation/loss"] < metrics["step0/eval/validation/loss"]
+
+
+@pytest.mark.parametrize(("arg", "metric"), [("choose", "accuracy"), ("rank", "ndcg")])
+def test_recipes_for_choices_and_recommendations_train_when_they_are_made_tiny(arg, metric, tmp_path):
+  write = lambda name, rows: (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+  write("choose.jsonl", [{"article": f"{i}", "choices": ["a", "b"], "label": i % 2} for i in range(40)])
+  write("rank.jsonl", [{"user": i % 8, "item": i * i % 11, "time": i} for i in range(48)])
+  write("items.jsonl", [{"item": i, "text": f"film {i}"} for i in range(11)])
+  found = {"data.path": str(tmp_path / f"{arg}.jsonl"), "cache_dir": str(CACHE / "data")}
+  found |= {"data.context": "article"} if arg == "choose" else {"data.items_path": str(tmp_path / "items.jsonl")}
+  found |= {} if arg == "choose" else {"task.item_len": 10, "task.num_negatives": 2}
+  small = {"model": shrunk("bert-tiny"), "tokenizer": "bytes", "init_from": "", "seq_len": 64, "length_buckets": ()}
+  small |= {"total_steps": 2, "eval_every": 2}
+  values = config.to_dict(load("finetune", arg, **found)) | small
+  metrics = train.train(build.make_run(config.from_dict(values), jax.devices()[:1]), tmp_path / "run")["metrics"]
+  assert f"eval/test/{metric}" in metrics

@@ -89,6 +89,7 @@ OPTIONS = {
   "ul2": {"sentinel_ids": tuple(range(6, 14)), "mode_ids": (19, 20, 21)},
   "fim": {"symbol_ids": (19, 20, 21)},
   "span_qa": {"max_query_length": 12},
+  "rank": {"item_len": 10, "num_negatives": 2},
 }
 
 
@@ -110,9 +111,12 @@ def make_examples(kind, texts=TEXTS) -> list[dict]:
     "tag": lambda text: {"text": text, "tokens": text.split(), "tags": tags_of(text)},
     "span_qa": asking,
     "dpo": lambda text: {"prompt": asked(text), "chosen": said(text), "rejected": said(text)[::-1]},
+    "choose": lambda text: {"context": text, "choices": [said(text), "it", asked(text)], "label": len(asked(text)) % 3},
+    "rank": lambda text: {"query": text, "positive": said(text)},
     "sft": lambda text: {"prompt": asked(text), "response": said(text)},
   }
-  return [makers.get(kind, lambda text: {"text": text})(text) for text in texts]
+  catalogue = [{"item": item} for item in dict.fromkeys(map(said, texts))] if kind == "rank" else []
+  return catalogue + [makers.get(kind, lambda text: {"text": text})(text) for text in texts]
 
 
 def make_data(kind, texts=TEXTS) -> dict:

@@ -18,7 +18,8 @@ def preview(stream: StreamData, seq_len: int, source: Source | Any) -> str:
   describe = getattr(source, "describe", None)
   lines = [describe()] if describe else []
   if not (stream.task.packed and stream.task.splits):
-    lengths, rows = stream.store.lengths, Rows(stream, seq_len, seed=0)
+    rows, lengths = Rows(stream, seq_len, seed=0), stream.store.lengths
+    lengths = lengths[lengths > 0]
     parts = [f"{percentile}% at most {np.percentile(lengths, percentile):.0f}" for percentile in PERCENTILES]
     lines.append(f"tokens per example: {', '.join(parts)}, the longest {lengths.max():,}; {_cut(rows, stream.store)}")
     lines += [*_emptied(rows), *_examples(rows)]

@@ -39,6 +39,8 @@ class StandInSource:
   numbers: tuple[float, ...] = (0.0, 1.0)
   tags: tuple[str, ...] = ("B-0", "I-0", "O")
   answers: tuple[str, ...] = KINDS
+  choices: tuple[str, ...] = LABELS
+  items: tuple[str, ...] = LABELS
 
   def __len__(self) -> int:
     return len(self.labels)

@@ -70,13 +70,13 @@ class SplitEvaluator(Evaluator):
   def shapes(self):
     return [(self.data.key, batch) for batch in self.loader.shapes()]
 
-  def passes(self, params: dict) -> Iterator[tuple[Batch, dict[str, Any]]]:
-    """(host batch, the eval step's result) for every batch of the split; the next batch is dispatched meanwhile.
+  def passes(self, params: dict, loader: EvalLoader | None = None) -> Iterator[tuple[Batch, dict[str, Any]]]:
+    """(host batch, the eval step's result) for every batch of the split, or of a loader; the next is dispatched meanwhile.
 
     The result also has "sequence": for each row the number of its first stored sequence, EMPTY where there is none.
     """
     waiting = None
-    for batch, sequence_B in self.loader:
+    for batch, sequence_B in self.loader if loader is None else loader:
       placed = sharding.place(batch, self.run.mesh)
       result = (batch, self.run.program.evaluate(self.data.key, params, placed) | {"sequence": sequence_B})
       if waiting is not None:

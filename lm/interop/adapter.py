@@ -24,7 +24,9 @@ from lm.models.model import Model
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 # The config.json of the base with the adapter's head: its labels and pooling, for which peft has no place.
 HEAD = "head.json"
-TASK_TYPES = {"lm": "CAUSAL_LM", "classifier": "SEQ_CLS", "tagger": "TOKEN_CLS", "span": "QUESTION_ANS", "mlm": None}
+TASK_TYPES = {
+  "lm": "CAUSAL_LM", "classifier": "SEQ_CLS", "tagger": "TOKEN_CLS", "span": "QUESTION_ANS", "mlm": None, "chooser": None,
+}  # fmt: skip
 # Settings that change what is computed, and what of them has a counterpart here; false or unset always has.
 ONLY = {
   "bias": ("none",),
@@ -100,6 +102,8 @@ def write(
   from safetensors.numpy import save_file
 
   family = settings.nearest(model.cfg)
+  if not model.heads:
+    raise ConfigError("--adapter: the run's head has no counterpart in transformers; export it without --adapter")
   fused = _fuse(model, family, products)
   name_in_file = lambda name: _MODEL + weights.model_name(family, name)
   found = {name_in_file(name): array for parts in fused.values() for name, array in _side_by_side(parts)}

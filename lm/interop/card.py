@@ -6,7 +6,7 @@ from typing import Any
 
 PIPELINES = {
   "lm": "text-generation", "mlm": "fill-mask", "classifier": "text-classification", "tagger": "token-classification",
-  "span": "question-answering", "": "feature-extraction",
+  "span": "question-answering", "chooser": "multiple-choice", "": "feature-extraction",
 }  # fmt: skip
 _CARD = """---
 library_name: transformers
@@ -45,6 +45,7 @@ model = PeftModel.from_pretrained(base, "DIRECTORY OR ID")
 _AUTO = {
   "lm": "AutoModelForCausalLM", "mlm": "AutoModelForMaskedLM", "classifier": "AutoModelForSequenceClassification",
   "tagger": "AutoModelForTokenClassification", "span": "AutoModelForQuestionAnswering",
+  "chooser": "AutoModelForMultipleChoice",
 }  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def make_card(name: str, kind: str, written: Mapping[str, Any], num_params: int,
   Args:
     kind: of the head. written: the config.json. run: {"manifest", "summary", "config"} of the run that trained it, {} without.
   """
-  has_pipeline = kind != "span"  # transformers 5 has none for it
+  has_pipeline = kind not in ("span", "chooser")  # transformers 5 has none for them
   return _CARD.format(
     pipeline=PIPELINES[kind],
     imports="pipeline" if has_pipeline else _AUTO[kind],

@@ -33,6 +33,7 @@ HEADS = {
   "classifier": ("classify", "head_classify/out/kernel"),
   "tagger": ("tag", "head_tag/out/kernel"),
   "span": ("span", "head_span/out/kernel"),
+  "chooser": ("classify", "head_classify/out/kernel"),  # read as a classifier of one output, which it is there too
 }
 LABELLED = ("classifier", "tagger")  # whose outputs have names
 # Heads that a file may call alike, of which a model of transformers has one: its class says which.
@@ -225,6 +226,11 @@ def _names(checkpoint: Checkpoint, spec: HeadSpec) -> tuple[str, ...]:
   return tuple(str(given[i]) for i in usual)
 
 
+def chooses(checkpoint: Checkpoint) -> bool:
+  """Whether its one output is the score of a choice."""
+  return any(str(name).endswith("ForMultipleChoice") for name in checkpoint.settings.get("architectures") or ())
+
+
 def head_kinds(model: Model) -> list[str]:
   """The kinds of a model's heads that transformers has; a pooler alone is none."""
   return [spec.kind for _, spec in model.heads if spec.kind in HEADS and (spec.kind != "classifier" or spec.num_outputs)]
@@ -234,16 +240,15 @@ def is_written(model: Model) -> bool:
   """Whether transformers has this model with the first of its heads, which is what an export keeps."""
   if not settings.has_counterpart(model.cfg):
     return False
-  return all(kind in settings.nearest(model.cfg).heads for kind in head_kinds(model)[:1])
+  return all(kind in settings.nearest(model.cfg).classes for kind in head_kinds(model)[:1])
 
 
 def check_heads(family: Family, model: Model) -> None:
   """Raises ConfigError for a head that the family has no class for, and for two that are called alike there."""
   kinds = head_kinds(model)
-  if lacking := [kind for kind in kinds if kind not in family.heads]:
-    raise ConfigError(
-      f"the {lacking[0]}'s head of a {family.model_type} has no counterpart; accepted are {', '.join(family.heads)}"
-    )
+  if lacking := [kind for kind in kinds if kind not in family.classes]:
+    accepted = ", ".join(filter(None, family.classes))
+    raise ConfigError(f"the {lacking[0]}'s head of a {family.model_type} has no counterpart; accepted are {accepted}")
   if len(alike := [kind for kind in kinds if kind in EXCLUSIVE]) > 1:
     raise ConfigError(f"a model of transformers has one of the heads {' and '.join(alike)}; accepted are runs of one of them")
 

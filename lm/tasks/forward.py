@@ -126,6 +126,15 @@ class Forward:
     """One hidden state per row [B, D], as `pool` reads it."""
     return pool(self(batch, rng), batch, pooling)
 
+  def pooled_segments(self, batch: dict, rng: jax.Array | None, pooling: str, num_segments: int) -> jax.Array:
+    """One hidden state of each segment of a row, [B, K, D] of the segments 1 to K; of one that is not there, any.
+
+    It is read as `pool` does, a segment as a row of its own.
+    """
+    h_BTD, ids_BT, tokens_BT = self(batch, rng), jnp.asarray(batch["segment_ids"]), batch["tokens"]
+    own = lambda k: {"segment_ids": ids_BT, "tokens": jnp.where(ids_BT == k, tokens_BT, -1)}
+    return jax.vmap(lambda k: pool(h_BTD, own(k), pooling), out_axes=1)(jnp.arange(1, num_segments + 1))
+
   def token_sums(
     self, h: jax.Array, labels: jax.Array, weights: jax.Array, batch: dict, rng=None, chunk: int | None = None
   ) -> Sums:

@@ -33,8 +33,6 @@ class Task:
   packed: ClassVar[bool] = True
   # Whether a packed sequence that is longer than a row goes on in another one. Otherwise it is cut, and that is counted.
   splits: ClassVar[bool] = True
-  # Segments of a row that a sequence becomes, apart by segment ids.
-  num_segments: ClassVar[int] = 1
   # What the backbone must be: True autoregressive, False bidirectional, None either.
   causal: ClassVar[bool | None] = None
   # Whether a prompt, what the model goes on from, is seen in both directions.
@@ -46,6 +44,8 @@ class Task:
   # What a source calls the set of what is learned, of which its training split must have some: labels, numbers or tags.
   # A field of that name takes it where the config leaves it empty. "" learns from texts alone.
   targets: ClassVar[str] = ""
+  # Whether it predicts from texts alone; otherwise from rows with the columns that `prepare` reads.
+  reads_texts: ClassVar[bool] = True
   # Weight of each loss sum in the total; sums without one are metrics only.
   coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
   # Evaluators of a run that names none, as (name, split).
@@ -62,6 +62,11 @@ class Task:
   def heads(self) -> tuple[tuple[str, HeadSpec], ...]:
     """All heads by name, of a task that reads others beside its own (`forward.for_head`)."""
     return ((self.head, self.head_spec),)
+
+  @property
+  def num_segments(self) -> int:
+    """Segments of a row that a sequence becomes, apart by segment ids."""
+    return 1
 
   @property
   def needs_reference(self) -> bool:

@@ -20,10 +20,14 @@ CASES = [
 FOLDING = [name for name in plug.names("peft") if (peft := plug.make("peft", Plug(name))).intercept and peft.merges]
 
 
+# Tasks of many segments, in front of each of which a prompt stands.
+LONGER = {"choose": {"seq_len": 128}, "rank": {"seq_len": 128}}
+
+
 def biased_run(task, method, **settings):
   """A run of a tiny model that has biases: some methods train them, others must fold them back."""
   name = "gpt2-tiny" if plug.find("task", task).causal else "bert-tiny"
-  return make_run(task, model={"name": name, **SIZES, "bias": True}, peft=method, **settings)
+  return make_run(task, model={"name": name, **SIZES, "bias": True}, peft=method, **LONGER.get(task, {}), **settings)
 
 
 def grow(attached, base):

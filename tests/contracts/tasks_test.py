@@ -11,10 +11,10 @@ import pytest
 from lm import plug
 from lm.data.store import WINDOW
 from lm.shapes import INPUTS
-from tests.conftest import FAMILIES, TEXTS, TINY, make_config, make_data, make_run, shrunk
+from tests.conftest import FAMILIES, TEXTS, TINY, make_config, make_data, make_examples, make_run, shrunk
 
 # The others change what is on the host alone, so one family of each kind tells.
-OWN_LOSS = ("causal", "mlm", "classify", "regress", "tag", "multilabel", "dpo", "span_qa")
+OWN_LOSS = ("causal", "mlm", "classify", "regress", "tag", "multilabel", "dpo", "span_qa", "choose", "rank")
 PAIRS = [
   (task, family)
   for task in plug.names("task")
@@ -22,7 +22,8 @@ PAIRS = [
   if plug.find("task", task).causal in (None, plug.preset(family).causal)
 ]
 COVER = {(task, "gpt2-tiny") for task in ("causal", "classify", "prefix_lm", "span_corruption", "ul2", "fim", "sft", "dpo")} | {
-  (task, "bert-tiny") for task in ("mlm", "classify", "sentence_pair", "regress", "tag", "multilabel", "span_qa")
+  (task, "bert-tiny")
+  for task in ("mlm", "classify", "sentence_pair", "regress", "tag", "multilabel", "span_qa", "choose", "rank")
 }
 CASES = [pytest.param(*pair, marks=[] if pair in COVER else pytest.mark.slow) for pair in PAIRS]
 
@@ -89,8 +90,10 @@ def test_predictions_are_plain_one_per_row_and_need_no_label(task, family):
     with pytest.raises(NotImplementedError):
       value.describe_predictions({}, run.tokenizer)
     return
-  texts = {"text": TEXTS[0], "text_pair": TEXTS[0]} if getattr(value, "pair", False) else {"text": TEXTS[0]}
-  prepared = value.prepare(texts, run.tokenizer)
+  unlabelled = {
+    name: part for name, part in make_examples(task)[0].items() if name not in ("label", "tags", "tokens", "answers")
+  }
+  prepared = value.prepare(unlabelled, run.tokenizer)
   assert [int(sequence.get(WINDOW, 0)) for sequence in prepared] == list(range(len(prepared)))
   objective, batch = run.program.spec.objective, run.loader.batch(0)
   found = jax.device_get(jax.jit(objective.predict)(params, batch))

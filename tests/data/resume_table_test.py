@@ -32,6 +32,7 @@ def make_task(name):
   options = OPTIONS.get(name, {}) | ({"labels": ("a", "b")} if name in ("classify", "multilabel") else {})
   options |= {"tags": ("B-act", "B-thing", "I-act", "O")} if name == "tag" else {}
   options |= {"answers": ("span", "none"), "window": LENGTH} if name == "span_qa" else {}
+  options |= {"choices": ("0", "1", "2")} if name == "choose" else {}
   options |= {"pair_len": LENGTH - 3} if name == "sentence_pair" else {}
   return plug.make("task", plug.Plug(name, tuple(options.items())))
 

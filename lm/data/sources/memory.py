@@ -64,6 +64,16 @@ class Memory:
     except ValueError:
       return ()
 
+  @property
+  def choices(self) -> tuple[str, ...]:
+    """Numbers of the choices that the first row has, from 0; () without."""
+    return tuple(str(i) for i in range(len(json.loads(self.rows[0]).get("choices", ())))) if self.rows else ()
+
+  @property
+  def items(self) -> tuple[str, ...]:
+    """Texts of the rows that are an item of a catalogue: '{"item": "a film"}'."""
+    return tuple(row["item"] for row in map(json.loads, self.rows) if "item" in row)
+
   def __len__(self) -> int:
     return len(self.rows or self.texts)
 

@@ -70,7 +70,7 @@ FAMILIES = (
     keys=KEYS,
     weights=(*WEIGHTS, *linear("head_classify/pooler", "pooler.dense")),
     prefixes=("bert.", ""),
-    classes=encoder_classes("Bert"),
+    classes=encoder_classes("Bert") | {"chooser": "BertForMultipleChoice"},
     heads={
       "mlm": (
         *linear("head_mlm/transform", "cls.predictions.transform.dense"),
