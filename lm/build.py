@@ -148,8 +148,8 @@ def _make_parts(
   cfg: Config, architecture: TransformerConfig, tok: Tokenizer, devices: list[jax.Device] | None
 ) -> dict[str, Any]:
   """The fields of a Spec that need no data, regularizer and quantizer, so that a slip in them is found before any is read."""
-  _check_length(cfg, architecture)
   peft = plug.make("peft", cfg.peft).read_with(tok.encode)
+  _check_length(cfg, architecture, peft.position_shift)
   quantizer = plug.make("quantizer", cfg.quantizer) if cfg.quantizer else None
   optimizer: Optimizer = plug.make("optimizer", cfg.optimizer)
   mesh = sharding.make_mesh(cfg.mesh, devices or jax.devices())
@@ -226,9 +226,14 @@ def _make_architecture(cfg: Config, base: Path | None, tok: Tokenizer) -> Transf
   return architecture
 
 
-def _check_length(cfg: Config, architecture: TransformerConfig) -> None:
+def _check_length(cfg: Config, architecture: TransformerConfig, position_shift: int) -> None:
   if cfg.seq_len > architecture.max_len:
     raise ConfigError(f"config.seq_len={cfg.seq_len}: the model takes at most {architecture.max_len} (model.max_len)")
+  if architecture.positions == "learned" and cfg.seq_len + position_shift > architecture.max_len:
+    raise ConfigError(
+      f"config.seq_len={cfg.seq_len}: the model has {architecture.max_len} positions (model.max_len), of which"
+      f" peft={cfg.peft.name!r} takes {position_shift}"
+    )
 
 
 def _make_tasks(cfg: Config, architecture: TransformerConfig, tok: Tokenizer, source: Any) -> dict[str, Task]:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm import config, record, saved, sharding, tree
+from lm import adapters, config, record, saved, sharding, tree
+from lm.adapters import Adapter, Base
 from lm.checkpoint import choose
 from lm.config import ConfigError
 from lm.data import dialogue, encode, store, template
@@ -68,15 +69,18 @@ def load(
     step = choose(folder / "checkpoints", checkpoint)
     data, max_len = {name: dict(stream.data.options) for name, stream in cfg.all_streams.items()}, cfg.seq_len
   model, params = saved.load_model(folder, step, over)
+  params = jax.device_put(params, tree.unflatten(sharding.by_name(model.abstract, over)))
+  tasks, max_len = saved.load_tasks(folder, step), max_len or model.max_len
   return Predictor(
     model=model,
-    params=jax.device_put(params, tree.unflatten(sharding.by_name(model.abstract, over))),
+    params=params,
     tokenizer=saved.load_tokenizer(folder),
-    tasks=saved.load_tasks(folder, step),
+    tasks=tasks,
     data=data,
     mesh=over,
     step=step,
-    max_len=max_len or model.cfg.max_len,
+    max_len=max_len,
+    base=Base(folder, str(path), model, tree.flatten(params), tasks, max_len),
   )
 
 
@@ -84,6 +88,7 @@ def load(
 class Predictor:
   """A model with its tokenizer. tasks: those of its run by name. data: the options of their sources. step: of the checkpoint.
 
+  base: what was loaded. adapters: those of it by name, of which `use` chooses one.
   Methods take any number of texts and keep their order. `batch_size` rows are computed at a time (rounded up to a multiple
   of the devices), the last batch is filled up; it changes time and memory, not what is found beyond rounding.
   """
@@ -96,6 +101,42 @@ class Predictor:
   mesh: jax.sharding.Mesh
   step: int
   max_len: int  # tokens of the longest row, specials included: the model has learned from no longer one
+  base: Base
+  adapters: Mapping[str, Adapter] = dataclasses.field(default_factory=dict)
+
+  def add_adapter(self, name: str, path: str | Path, checkpoint: str | int = "last") -> "Predictor":
+    """The same with one more adapter: that of a run that started from this base, or of a directory of peft.
+
+    Raises:
+      ConfigError: no adapter, or one of another base.
+    """
+    return self._add(name, adapters.load(str(path), self.base, checkpoint))
+
+  def merge_adapters(self, shares: Mapping[str, float], name: str, how: str = "linear", rank: int = 0) -> "Predictor":
+    """The same with one more adapter, the weighted sum of LoRA adapters: {"a": 0.7, "b": 0.3}; see `lm.adapters.merge`."""
+    return self._add(name, adapters.merge(self.adapters, shares, self.base, how, rank))
+
+  def use(self, name: str = "") -> "Predictor":
+    """The base with the adapter of that name, "" without any. Adapters of equal methods share what is compiled."""
+    base, chosen = self.base, adapters.find(self.adapters, name) if name else None
+    model = chosen.around(base.model) if chosen else base.model
+    flat = {**base.params, **(chosen.params if chosen else {})}
+    return dataclasses.replace(
+      self,
+      model=model,
+      params=tree.unflatten({name: flat[name] for name in tree.flatten(model.abstract)}),
+      tasks=chosen.tasks if chosen else base.tasks,
+      max_len=(chosen and chosen.max_len) or min(base.max_len, model.max_len),
+    )
+
+  def save_adapter(self, name: str, directory: str | Path) -> None:
+    """Writes an adapter as peft loads it; errors as `pretrained.write_adapter`."""
+    adapters.save(adapters.find(self.adapters, name), self.base, Path(directory))
+
+  def _add(self, name: str, adapter: Adapter) -> "Predictor":
+    place = sharding.by_name(adapter.around(self.base.model).abstract, self.mesh)
+    params = {key: jax.device_put(array, place[key]) for key, array in adapter.params.items()}
+    return dataclasses.replace(self, adapters={**self.adapters, name: dataclasses.replace(adapter, params=params)})
 
   def predict(self, texts: Iterable[Example], batch_size: int = 32, task: str = "") -> list[dict[str, Any]]:
     """What the run's task says of each text, e.g. [{"label": "positive", "scores": {"negative": 0.1, "positive": 0.9}}].

@@ -9,18 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm import plug, record, saved, tree
+from lm import record, saved, tree
 from lm.config import ConfigError
 from lm.data import reserve
 from lm.data.hf_tokenizer_export import to_huggingface
 from lm.data.tokenizer import Tokenizer
 from lm.files import write_json
 from lm.interop import adapter, settings, weights
+from lm.interop.adapters.format import Trained
 from lm.models.family import Family
 from lm.models.head_spec import HeadSpec
 from lm.models.heads import ROW_HEADS
 from lm.models.model import Model
-from lm.peft.lora import Lora
 from lm.tasks.choose import Choose
 from lm.tasks.classify import Classify
 from lm.tasks.forward import pool
@@ -107,7 +107,7 @@ class Pretrained:
 
 
 def load_pretrained(path: str | Path, checkpoint: str | int = "last") -> Pretrained:
-  """The checkpoint of a Hugging Face directory or id, of an adapter merged into its base, or of a workdir; it computes in fp32.
+  """The checkpoint of a Hugging Face directory or id, of an adapter beside its base, or of a workdir; it computes in fp32.
 
   checkpoint: of a workdir: "last", "best" or the number of a step.
 
@@ -152,41 +152,49 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
 
 
 def save_adapter(workdir: Path, directory: Path, which: str | int = "last") -> Pretrained:
-  """Writes what a LoRA run trained as peft loads it onto the run's base; returns the run's model, its products beside.
+  """Writes what a run trained as peft loads it onto the run's base; returns the run's model, the method's leaves beside.
 
   Beside peft's files, a head with labels has its config.json as head.json, for transformers to load the base with.
 
   Raises:
-    ConfigError: a run of another method or without a base, or as `adapter.write`.
+    ConfigError: a run without a base, or of a method that peft does not have, or as `adapter.write`.
   """
-  cfg = record.load_config(workdir)
-  lora = plug.make("peft", cfg.peft)
-  if type(lora) is not Lora or not cfg.init_from:
+  cfg, manifest = record.load_config(workdir), record.read_manifest(workdir)
+  if cfg.peft.name not in adapter.formats() or not cfg.init_from:
     raise ConfigError(
-      f"--adapter: {workdir} trained peft={cfg.peft.name!r} from init_from={cfg.init_from!r}; only a LoRA run that started from"
-      " a base leaves an adapter, export it without --adapter"
+      f"--adapter: {workdir} trained peft={cfg.peft.name!r} from init_from={cfg.init_from!r}; accepted are runs of"
+      f" {', '.join(sorted(adapter.formats()))} that started from a base, export others without --adapter"
     )
-  if lora.init == "pissa":
+  method = saved.read_method(workdir).resolve(manifest["total_steps"])
+  if getattr(method, "init", "") == "pissa":
     raise ConfigError(
       f"--adapter: {workdir} trained peft.init='pissa', whose product belongs to what remained of the base; export it without"
       " --adapter"
     )
   _, flat = saved.load_unmerged(workdir, which)
   found = Pretrained(
-    saved.read_model(workdir, which),
+    dataclasses.replace(saved.read_model(workdir, which), tuner=method),
     tree.unflatten(flat),
     tasks=saved.load_tasks(workdir, which),
     token_ids=saved.token_ids(workdir),
   )
+  write_adapter(found, directory, cfg.init_from, manifest["base"]["sha256"] or "", manifest["total_steps"])
+  return found
+
+
+def write_adapter(found: Pretrained, directory: Path, base: str, base_sha256: str, total_steps: int = 0) -> None:
+  """Writes what the model's tuner has trained, and its head, as peft loads it.
+
+  Args:
+    base: what it was trained on: a folder or an id of the hub. base_sha256: of its parameters. total_steps: of the run.
+  """
   described = found.describe(settings.nearest(found.model.cfg))
-  base = Path(cfg.init_from).expanduser()
-  directory.mkdir(parents=True, exist_ok=True)
-  base_name = str(base.resolve()) if base.is_dir() else cfg.init_from
-  products = {module: (leaves["a"], leaves["b"]) for module, leaves in lora.leaves(flat).items()}
-  adapter.write(directory, found.exported, flat, products, lora.scale, base_name)
+  folder = Path(base).expanduser()
+  model = dataclasses.replace(found.exported, tuner=None)
+  trained = Trained(model, tree.flatten(found.params), found.model.tuner, total_steps)
+  adapter.write(directory, trained, str(folder.resolve()) if folder.is_dir() else base, base_sha256)
   if found.kind in weights.LABELLED:
     write_json(directory / adapter.HEAD, described)
-  return found
 
 
 def _with_virtual(inputs: dict[str, np.ndarray], num: int) -> dict[str, np.ndarray]:
@@ -220,7 +228,7 @@ def _inputs(model: Model, tokens_BT, segment_ids, positions, attention_mask) -> 
     slots_BT = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
     positions = slots_BT - np.maximum.accumulate(np.where(starts_BT, slots_BT, 0), axis=1)
   arrays = {"tokens": tokens_BT, "segment_ids": segment_ids_BT, "positions": np.asarray(positions)}
-  limit = cfg.max_len - model.num_virtual_tokens if cfg.positions == "learned" else None
+  limit = model.max_len - model.num_virtual_tokens if cfg.positions == "learned" else None
   _check("positions", arrays["positions"], tokens_BT.shape, limit)
   rows = {"row": np.arange(len(tokens_BT))}
   return {name: np.asarray(array, np.int32) for name, array in (arrays | rows).items()}

@@ -1,6 +1,7 @@
-"""What was trained, read back: from the workdir of a run, a Hugging Face directory, or a LoRA adapter beside its base.
+"""What was trained, read back: from the workdir of a run, a Hugging Face directory, or an adapter of peft beside its base.
 
-All answer the same questions. An adapter is read as a Hugging Face directory in which some tensors are changed.
+All answer the same questions. An adapter is read as a Hugging Face directory in which some tensors are changed; what cannot be
+merged (prefix, prompt) stays around the model, as with a workdir.
 """
 
 import dataclasses
@@ -66,7 +67,7 @@ def find_adapted(path: Path) -> Path | None:
   """The base of an adapter: a folder as seen from the adapter's or from here, or an id. None where there is no adapter."""
   if is_workdir(path) or not (path / adapter.CONFIG).is_file():
     return None
-  name = adapter.read_config(path)["base_model_name_or_path"]
+  name = adapter.read_config(path)[1]["base_model_name_or_path"]
   base = path / name if (path / name).is_dir() else find(name, f"{path / adapter.CONFIG}: base_model_name_or_path")
   if base.resolve() == path.resolve():
     raise ConfigError(f"{path / adapter.CONFIG}: base_model_name_or_path={name!r} is the adapter itself")
@@ -84,10 +85,10 @@ def scan(path: Path) -> weights.Checkpoint:
   """What there is, as tensors of a Hugging Face directory, whatever it is; of a workdir they are read when they are needed.
 
   Raises:
-    ConfigError: as `weights.scan` and `adapter.scan`, or a workdir whose model is no architecture of transformers.
+    ConfigError: as `weights.scan` and `adapter.read`, or a workdir whose model is no architecture of transformers.
   """
   if base := find_adapted(path):
-    return adapter.scan(path, scan(base))
+    return adapter.read(path, check_merged(scan(base))).checkpoint
   if not is_workdir(path):
     return weights.scan(path)
   model = read_model(path)
@@ -126,29 +127,38 @@ def load_params(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh |
     ConfigError: a PEFT method whose leaves cannot be merged.
   """
   if not is_workdir(path):
-    return 0, _load_scanned(scan(path), mesh)
+    return 0, _load_scanned(check_merged(scan(path)), mesh)
   step, flat = load_unmerged(path, which)
   merged = plug.make("peft", record.load_config(path).peft).merge(tree.unflatten(flat))
   return step, {name: np.asarray(value) for name, value in tree.flatten(merged).items()}
 
 
 def load_unmerged(path: Path, which: str | int = "last") -> tuple[int, dict[str, Any]]:
-  """Step and all parameters of a workdir by name, the PEFT method's leaves beside those that they change.
+  """Step and all parameters of a workdir by name, the PEFT method's leaves beside those that they change."""
+  step, below, own = load_parts(path, which)
+  return step, below | own
+
+
+def load_parts(path: Path, which: str | int = "last") -> tuple[int, dict[str, Any], dict[str, Any]]:
+  """Step of a workdir; the parameters of its run's base by name, {} without one; those that the run has otherwise, or added.
 
   What a run compared itself with, and kept because it has no base, is left out; kernels that were quantised are as they were
   then, rounded.
   """
   cfg, quantizer = record.load_config(path), read_quantizer(path)
   step, kept = checkpoint.load_params(path / "checkpoints", which)
-  flat = {name: leaf for name, leaf in tree.flatten(kept).items() if not name.startswith(f"{REFERENCE}/")}
+  own = {name: leaf for name, leaf in tree.flatten(kept).items() if not name.startswith(f"{REFERENCE}/")}
   base_path = None if cfg.peft == Plug("full") else record.find_base(path)
-  if base_path:
-    base = record.read_manifest(path)["base"]
-    _, below = load_params(base_path, base["step"])
-    if base["sha256"] and tree.sha256(tree.unflatten(below)) != base["sha256"]:
-      raise ConfigError(f"config.init_from={cfg.init_from!r} of {path}: its parameters changed since that run started")
-    flat = below | _attached(path, read_model(path, which), below) | flat
-  return step, flat if quantizer is None else {name: np.asarray(leaf) for name, leaf in quantizer.unpacked(flat).items()}
+  unpacked = lambda flat: {name: np.asarray(leaf) for name, leaf in quantizer.unpacked(flat).items()} if quantizer else flat
+  if base_path is None:
+    return step, {}, unpacked(own)
+  base = record.read_manifest(path)["base"]
+  _, below = load_params(base_path, base["step"])
+  if base["sha256"] and tree.sha256(tree.unflatten(below)) != base["sha256"]:
+    raise ConfigError(f"config.init_from={cfg.init_from!r} of {path}: its parameters changed since that run started")
+  attached = _attached(path, read_model(path, which), below)
+  changed = {name: leaf for name, leaf in attached.items() if leaf is not below.get(name)}
+  return step, below, unpacked(changed | own)
 
 
 def _attached(path: Path, model: Model, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,6 +193,13 @@ def load_model(path: Path, which: str | int = "last", mesh: jax.sharding.Mesh | 
   compute = device.compute_dtype(dtype, jax.devices()[0])
   kept = {name: value for name, value in flat.items() if name in own}  # a base may have other heads
   return dataclasses.replace(model, dtype=compute), tree.unflatten(kept)
+
+
+def check_merged(found: weights.Checkpoint) -> weights.Checkpoint:
+  """What was scanned, if there is no method around it; raises ConfigError as the method's `merge`."""
+  if found.model.tuner:
+    found.model.tuner.merge({})
+  return found
 
 
 def _load_scanned(found: weights.Checkpoint, mesh: jax.sharding.Mesh | None) -> dict[str, Any]:

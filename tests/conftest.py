@@ -41,6 +41,7 @@ LONGER = {
   "tests/predictor_test.py": 180.0,  # runs of every kind, used on one device and on eight
   "tests/interop/adapter_test.py": 180.0,  # runs on top of runs
   "tests/parity/adapter_test.py": 300.0,  # a base and a run of every kind of head
+  "tests/parity/adapter_methods_test.py": 300.0,  # a base and a run of every method
   "tests/parity/methods_test.py": 300.0,  # every method on two models, with gradients
   "tests/parity/export_test.py": 300.0,  # a run of every kind of head
 }

@@ -23,8 +23,9 @@ LEVELS = {
   "evals": 4, "record": 4, "bench": 4, "preflight": 4,
   "saved": 5,
   "build": 6, "evaluate": 6, "train": 6, "pretrained": 6,
-  "predictor": 7, "predict": 7, "show": 7, "sweep": 7, "convert": 7, "prepare": 7, "peer": 7,
-  "main": 8,
+  "adapters": 7,
+  "predictor": 8, "predict": 8, "show": 8, "sweep": 8, "convert": 8, "prepare": 8, "peer": 8,
+  "main": 9,
 }  # fmt: skip
 # Packages that see only these parts of the levels below them, beside level 0.
 NARROW = {

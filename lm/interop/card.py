@@ -28,11 +28,11 @@ _ADAPTER_CARD = """---
 library_name: peft
 base_model: {base}
 pipeline_tag: {pipeline}
-tags: [jax, lm, lora]
+tags: [jax, lm, {method}]
 ---
 # {name}
 
-A LoRA adapter of `{base}` with {num_params:,} parameters (its head included), trained in JAX with lm {version}.
+A {method} adapter of `{base}` with {num_params:,} parameters (its head included), trained in JAX with lm {version}.
 
 ```python
 from peft import PeftModel
@@ -69,14 +69,15 @@ def make_card(name: str, kind: str, written: Mapping[str, Any], num_params: int,
   )
 
 
-def make_adapter_card(name: str, kind: str, base: str, num_params: int, run: Mapping[str, Any]) -> str:
-  """The same of an adapter of peft. base: as transformers finds it."""
+def make_adapter_card(name: str, method: str, kind: str, base: str, run: Mapping[str, Any]) -> str:
+  """The same of an adapter of peft. base: as transformers finds it. run: it is always one of ours."""
   has_labels = kind in ("classifier", "tagger")
   return _ADAPTER_CARD.format(
     pipeline=PIPELINES[kind],
     name=name,
     base=base,
-    num_params=num_params,
+    method=method,
+    num_params=run["manifest"]["params"]["trainable"],
     version=run["manifest"]["lm"],
     imports=("AutoConfig, " if has_labels else "") + _AUTO[kind],
     auto=_AUTO[kind],

@@ -84,9 +84,15 @@ class Leaf:
     return ours if self.name.endswith("embedding") else ours.reshape(-1)
 
 
+Part = tuple[Leaf, tuple[int, ...]]  # of a parameter, the place in its stacked dims
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """A directory in which every parameter of `model` has its tensors. left_out: tensors that nothing here reads."""
+  """A directory in which every parameter of `model` has its tensors. left_out: tensors that nothing here reads.
+
+  added: by name, what a method put around the model, its tuner; no tensor of the model is that.
+  """
 
   directory: Path
   family: Family
@@ -95,6 +101,7 @@ class Checkpoint:
   leaves: tuple[Leaf, ...]
   found: Mapping[str, Tensor]
   left_out: tuple[str, ...]
+  added: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def scan(directory: Path) -> Checkpoint:
@@ -140,25 +147,31 @@ def load(checkpoint: Checkpoint, shardings: Mapping[str, jax.sharding.Sharding] 
   shardings: by name; the default device without. No more than this host's part of one parameter is there beside them.
   """
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  place = shardings or dict.fromkeys((leaf.name for leaf in checkpoint.leaves), here)
-  return {leaf.name: _load_leaf(leaf, checkpoint.found, place[leaf.name]) for leaf in checkpoint.leaves}
+  place = shardings or dict.fromkeys((*(leaf.name for leaf in checkpoint.leaves), *checkpoint.added), here)
+  added = {name: jax.device_put(array, place[name]) for name, array in checkpoint.added.items()}
+  return {leaf.name: _load_leaf(leaf, checkpoint.found, place[leaf.name]) for leaf in checkpoint.leaves} | added
 
 
 def stored(model: Model, get: Callable[[str], Any], family: Family) -> dict[str, Tensor]:
   """A model's tensors as a file has them, by the family file's names. get: a parameter by name, asked when one is read."""
-  parts: dict[str, list[tuple[Leaf, tuple[int, ...]]]] = {}
-  for leaf in leaves_of(family, model):
-    for index, name in leaf.places():
-      parts.setdefault(name, []).append((leaf, index))
-  host = functools.cache(lambda name: np.asarray(get(name)))
-
-  def read(name: str) -> np.ndarray:
-    ordered = sorted(parts[name], key=lambda part: part[0].weight.part)
-    pieces = [leaf.to_stored(host(leaf.name)[index]) for leaf, index in ordered]
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=0 if ordered[0][0].weight.transposed else -1)
-
+  parts, host = parts_of(leaves_of(family, model)), functools.cache(lambda name: np.asarray(get(name)))
+  read = lambda name: join(parts[name], [leaf.to_stored(host(leaf.name)[index]) for leaf, index in parts[name]])
   shapes = {name: places[0][0].stored_shape for name, places in parts.items()}
   return {name: Tensor.computed(shape, functools.partial(read, name)) for name, shape in shapes.items()}
+
+
+def parts_of(leaves: Iterable[Leaf]) -> dict[str, list[Part]]:
+  """What each tensor of a file is made of, by its name, in order."""
+  parts: dict[str, list[Part]] = {}
+  for leaf in leaves:
+    for index, name in leaf.places():
+      parts.setdefault(name, []).append((leaf, index))
+  return {name: sorted(found, key=lambda part: part[0].weight.part) for name, found in parts.items()}
+
+
+def join(parts: Sequence[Part], pieces: Sequence[np.ndarray]) -> np.ndarray:
+  """A tensor of a file from its parts as they are stored."""
+  return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=0 if parts[0][0].weight.transposed else -1)
 
 
 def save(model: Model, params: Mapping[str, Any], family: Family, directory: Path, dtype: str = "float32") -> None:
@@ -187,6 +200,12 @@ def model_name(family: Family, name: str) -> str:
   """What a tensor of the family file is called in a model with a head: with the backbone's prefix, if it is a part of it."""
   of_heads = {weight.theirs for group in family.heads.values() for weight in group}
   return name if name in of_heads else family.prefixes[0] + family.renamed.get(name, name)
+
+
+def bare_name(family: Family, name: str) -> str:
+  """A name of a module or tensor without the backbone's prefix."""
+  prefix = max((prefix for prefix in family.prefixes if name.startswith(prefix)), key=len, default="")
+  return name.removeprefix(prefix)
 
 
 def labels(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -60,6 +60,8 @@ class Tuner(Protocol):
   @property
   def num_virtual_tokens(self) -> int: ...
   @property
+  def position_shift(self) -> int: ...
+  @property
   def intercept(self) -> Intercept | None: ...
   def attach(self, params: dict, rng: jax.Array) -> dict: ...
   def merge(self, params: dict) -> dict: ...
@@ -103,6 +105,12 @@ class Model:
   def num_virtual_tokens(self) -> int:
     """Positions in front of every sequence that the tuner fills (lm.data.reserve)."""
     return self.tuner.num_virtual_tokens if self.tuner else 0
+
+  @property
+  def max_len(self) -> int:
+    """Tokens of the longest row, by the table of learned positions behind what the tuner moves; rotary ones go on."""
+    shift = self.tuner.position_shift if self.tuner and self.cfg.positions == "learned" else 0
+    return self.cfg.max_len - shift
 
   @property
   def abstract(self) -> dict:
