@@ -54,6 +54,21 @@ python -m lm.main --config=configs/finetune.py:rank --workdir=runs/films --confi
   --config.data.path=ratings.csv --config.data.items_path=movies.csv --config.data.user=userId --config.data.item=movieId \\
   --config.data.time=timestamp --config.data.text=title,genres
 
+Texts as vectors: pairs of a question and what answers it, further columns of what does not, or single texts, alike by their
+label or by nothing but themselves (SimCSE). The other texts of the batch are negatives; it ends with recall, nDCG, MRR and MAP:
+
+python -m lm.main --config=configs/finetune.py:embed --workdir=runs/vectors --config.init_from=runs/tiny_mlm \\
+  --config.data.path=faq.csv --config.data.text=question,answer
+
+`--config.task.matryoshka_dims=256,128,64` trains leading dims to be used alone. Models of BERT's size want 2e-5 and the largest
+batch that fits.
+
+Few labelled texts, by what a pretrained model, masked or autoregressive, puts in the place of {answer}; step 0 is zero-shot:
+
+python -m lm.main --config=configs/finetune.py:prompt_classify --workdir=runs/few --config.init_from=runs/tiny_mlm \\
+  --config.data.path=reviews.csv --config.data.text=review --config.data.label=stars --config.data.examples_per_label=10 \\
+  --config.task.pattern="{text} It was {answer}." --config.task.verbalizers=1=terrible,5=great
+
 python -m lm.main --config=configs/finetune.py:sft --workdir=runs/sft --config.init_from=runs/tiny --config.data.path=talk.jsonl
 python -m lm.main --config=configs/finetune.py:dpo --workdir=runs/dpo --config.init_from=runs/sft --config.data.path=pairs.jsonl
 
@@ -73,6 +88,8 @@ KINDS = {
   "span_qa": ("span_qa", dict(name="squad")),
   "choose": ("choose", dict(name="choices")),
   "rank": ("rank", dict(name="interactions")),
+  "embed": ("embed", dict(name="table")),
+  "prompt_classify": ("prompt_classify", dict(name="table", label="label")),
 }
 # Tokens of a row, and the shorter rows of which each is filled, where a sentence is not the measure: a question and a
 # paragraph, all choices, a history and what it is compared with.
@@ -80,15 +97,14 @@ ROWS = {"span_qa": (384, (96, 160, 256, 384)), "choose": (512, (128, 256, 512)),
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "" for one label, multilabel for any number of them, regress for numbers, tag for words, span_qa for answers in texts,
-  choose for one of several choices, rank for recommendations, sft and dpo for chats.
-  """
+  """arg: "" for one label, or what else is learned, as the error names them."""
   if arg in ("sft", "dpo"):
     return _chat(arg)
   if arg not in KINDS:
     kinds = "'' (classification of texts or pairs), multilabel (several labels), regress (a number), tag (named entities)"
-    kinds += ", span_qa (answers in a text), choose (multiple choice), rank (recommendations)"
-    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, sft (conversations) and dpo (preferences)")
+    kinds += ", span_qa (answers in a text), choose (multiple choice), rank (recommendations), embed (vectors)"
+    kinds += ", prompt_classify (few labels), sft (conversations) and dpo (preferences)"
+    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}")
   task, data = KINDS[arg]
   seq_len, buckets = ROWS.get(arg, (128, (32, 64, 128)))
   return ConfigDict(

@@ -185,6 +185,12 @@ def _make_spec(
   of_spec = {name: part for name, part in parts.items() if name not in ("regularizer", "quantizer")}
   objective = Objective(model, tuple(by_key.items()), intercept, cfg.loss_chunk, several, softening, regularizer)
   of_spec["peft"] = parts["peft"].resolve(total_steps)
+  if objective.needs_whole_batch and of_spec["accumulation"] > 1:
+    name = next(key for key, task in by_key.items() if task.needs_whole_batch)
+    raise ConfigError(
+      f"config.tokens_per_device={cfg.tokens_per_device}: makes {of_spec['accumulation']} micro-batches of a batch, all rows"
+      f" of which the task of stream {name!r} compares; leave it unset; config.remat and config.batch_size save memory too"
+    )
   return Spec(model=model, objective=objective, total_steps=total_steps, **of_spec)
 
 
@@ -249,17 +255,10 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
   if task.targets:
     task = _with_targets(name, stream, task, getattr(source(name, "train"), task.targets, ()))
     task = _balanced(task, source(name, "train"))
-  pairs = getattr(source(name, "train"), "pairs", False)
-  if getattr(task, "pair", False) and not pairs or pairs and not hasattr(task, "pair"):
-    number = lambda two: "two texts" if two else "one text"
-    raise ConfigError(
-      f"stream {name!r}: task {stream.task.name!r} reads {number(not pairs)} per example,"
-      f" data {stream.data.name!r} gives {number(pairs)}"
-    )
-  if pairs and not getattr(task, "pair", True):
-    task = dataclasses.replace(task, pair=True)
+  task = _with_texts(name, stream, task, source(name, "train"))
   if task.needs_mask and tok.mask_id is None:
     raise ConfigError(f"stream {name!r}: task {stream.task.name!r} needs a tokenizer with a mask token; this one has none")
+  task = task.read_with(tok, architecture.causal)
   task.check(tok, seq_len)
   if task.causal is not None and task.causal != architecture.causal:
     kinds = {True: "autoregressive (model.causal=True)", False: "bidirectional (model.causal=False)"}
@@ -268,6 +267,27 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
       f" this one is {kinds[architecture.causal]}"
     )
   return task
+
+
+def _with_texts(name: str, stream: Stream, task: Task, source: Any) -> Task:
+  """The task that reads as many texts of an example as the source gives: a pair, and what does not answer it."""
+  pairs, num_negatives = getattr(source, "pairs", False), getattr(source, "num_negatives", 0)
+  if getattr(task, "pair", False) and not pairs or pairs and not hasattr(task, "pair"):
+    number = lambda two: "two texts" if two else "one text"
+    raise ConfigError(
+      f"stream {name!r}: task {stream.task.name!r} reads {number(not pairs)} per example,"
+      f" data {stream.data.name!r} gives {number(pairs)}"
+    )
+  read = getattr(task, "num_negatives", None)
+  if read not in (0, num_negatives) and (read or num_negatives):
+    takes = "reads no more than two texts" if read is None else f"is told task.num_negatives={read}"
+    raise ConfigError(
+      f"stream {name!r}: task {stream.task.name!r} {takes}, data {stream.data.name!r} gives {num_negatives} beside a pair"
+    )
+  told = ({"pair": True} if pairs and not getattr(task, "pair", True) else {}) | (
+    {"num_negatives": num_negatives} if num_negatives else {}
+  )
+  return dataclasses.replace(task, **told)
 
 
 # What a task needs of its source, by `Task.targets`: in words, how many, and the settings that give them.

@@ -52,7 +52,7 @@ def predict_file(predictor: Predictor, input: Path, output: Path, task: str = ""
   read = _reading(predictor.data[key], reading)
   file = RowFile(str(input), "--input", prefix="--", **{name: read[name] for name in ("encoding", "delimiter", "quoting")})
   file.check()
-  _check_pair(read["text"], getattr(predictor.tasks[key], "pair", False))
+  _check_pair(read["text"], getattr(predictor.tasks[key].reader, "pair", False))
   origin = {"input": _sha256(input), "model": predictor.fingerprint(), "task": key, **read, "text": list(read["text"])}
   beside = output.with_name(output.name + ".origin.json")
   done, size = _resume(output, beside, origin)

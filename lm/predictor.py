@@ -24,11 +24,13 @@ from lm.data.reserve import virtual_ids
 from lm.data.tokenizer import Tokenizer
 from lm.infer import generate
 from lm.infer.generate import Sampler
+from lm.interop import sentence
 from lm.models.model import Model
 from lm.shapes import Batch
 from lm.tasks.dpo import Dpo
+from lm.tasks.embed import Encoder
 from lm.tasks.objective import Objective
-from lm.tasks.readout import Embed, Score
+from lm.tasks.readout import Score, TokenMean
 from lm.tasks.sft import Sft
 from lm.tasks.task import Task
 
@@ -62,7 +64,7 @@ def load(
   """
   folder = saved.find(str(path), "path")
   over = sharding.make_mesh(mesh or config.Mesh(), list(devices or jax.devices()))
-  step, max_len = 0, 0
+  step, max_len = 0, sentence.read_max_len(folder)
   data: dict[str, dict[str, Any]] = {}
   if saved.is_workdir(folder):
     cfg = record.load_config(folder)
@@ -70,7 +72,7 @@ def load(
     data, max_len = {name: dict(stream.data.options) for name, stream in cfg.all_streams.items()}, cfg.seq_len
   model, params = saved.load_model(folder, step, over)
   params = jax.device_put(params, tree.unflatten(sharding.by_name(model.abstract, over)))
-  tasks, max_len = saved.load_tasks(folder, step), max_len or model.max_len
+  tasks, max_len = saved.load_tasks(folder, step), min(max_len or model.max_len, model.max_len)
   return Predictor(
     model=model,
     params=params,
@@ -154,7 +156,7 @@ class Predictor:
 
   def predict_counted(self, texts: Iterable[Example], batch_size: int = 32, task: str = "") -> tuple[list[dict[str, Any]], int]:
     """`predict`, and how many texts were cut instead of a warning."""
-    chosen = self.tasks[self.find_task(task)]
+    chosen = self.tasks[self.find_task(task)].reader
     rows = _rows(texts, getattr(chosen, "pair", False)) if chosen.reads_texts else _examples(texts)
     result = self._run(chosen, rows, batch_size)
     if result is None:
@@ -264,11 +266,13 @@ class Predictor:
     ]
 
   def embed(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
-    """[N, D] fp32: the mean of the last hidden states over each text's tokens, specials left out; zeros for an empty text.
+    """[N, D] fp32, a vector for each text: as task `embed` trained them, or the directory of sentence-transformers says.
 
+    Of other models the mean of the last hidden states over a text's tokens, specials left out; zeros for an empty text.
     A text longer than the run's longest row is cut, which a warning counts.
     """
-    result = self._run(Embed(), _rows(texts), batch_size)
+    trained = [task.reader for task in self.tasks.values() if isinstance(task, Encoder)]
+    result = self._run(trained[0] if trained else TokenMean(), _rows(texts), batch_size)
     if result is None:
       return np.zeros((0, self.model.cfg.model_dim), np.float32)
     _warn_cut(result.num_cut, len(result.owner_N), self._longest)
@@ -302,7 +306,8 @@ class Predictor:
     prepared = (task.prepare(example, self.tokenizer) for example in examples)
     kept = store.Store(None, encode.collect(sequence for sequences in prepared for sequence in sequences))
     num_virtual = self.model.num_virtual_tokens
-    lengths = self._lengths(int(kept.lengths.max()) + num_virtual)
+    room_N = np.maximum(task.row_cost(kept.lengths), kept.lengths) + num_virtual * task.num_segments
+    lengths = self._lengths(int(room_N.max()))
     shards = sharding.num_batch_shards(self.mesh)
     stream = StreamData("predict", "predict", task, kept, self.tokenizer, num_virtual=num_virtual)
     rows = -(-batch_size // shards) * shards
@@ -315,7 +320,7 @@ class Predictor:
         filled = sequence_B != EMPTY
         for name, values in found.items():
           put(arrays, name.split("/", 1)[1], sequence_B[filled], values[filled], kept.num_sequences)
-    return _Result(arrays, kept.owner_N, int(np.sum(kept.lengths > self._longest)))
+    return _Result(arrays, kept.owner_N, int(np.sum(room_N > self.max_len)))
 
   def _lengths(self, longest: int) -> tuple[int, ...]:
     """Row lengths up to one that takes `longest` tokens, or the run's longest: 70 -> (32, 64, 128)."""

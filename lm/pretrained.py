@@ -15,7 +15,7 @@ from lm.data import reserve
 from lm.data.hf_tokenizer_export import to_huggingface
 from lm.data.tokenizer import Tokenizer
 from lm.files import write_json
-from lm.interop import adapter, settings, weights
+from lm.interop import adapter, sentence, settings, weights
 from lm.interop.adapters.format import Trained
 from lm.models.family import Family
 from lm.models.head_spec import HeadSpec
@@ -23,6 +23,7 @@ from lm.models.heads import ROW_HEADS
 from lm.models.model import Model
 from lm.tasks.choose import Choose
 from lm.tasks.classify import Classify
+from lm.tasks.embed import Encoder
 from lm.tasks.forward import pool
 from lm.tasks.multilabel import Multilabel
 from lm.tasks.tag import Tag
@@ -139,12 +140,16 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
   folder, cfg, kind = Path(directory), pretrained.model.cfg, pretrained.kind
   family = settings.nearest(cfg)
   written = pretrained.describe(family) | {"dtype": dtype}
+  embeds = next((task for task in pretrained.tasks.values() if isinstance(task, Encoder) and not kind), None)
   if pretrained.tokenizer is not None:  # the one that may be refused comes first, so that nothing is left behind
-    # A decoder that classifies reads [cls a sep], as the task writes it.
-    to_huggingface(pretrained.tokenizer, folder, cfg.max_len, cfg.causal and kind != "classifier", cfg.token_types > 1)
+    # A decoder that classifies or embeds reads [cls a sep], as the task writes it.
+    generates = cfg.causal and kind != "classifier" and embeds is None
+    to_huggingface(pretrained.tokenizer, folder, cfg.max_len, generates, cfg.token_types > 1)
   folder.mkdir(parents=True, exist_ok=True)
   weights.save(pretrained.exported, tree.flatten(params), family, folder, dtype)
   write_json(folder / "config.json", written)
+  if embeds is not None:
+    sentence.write(folder, embeds.read_from(cfg.causal), embeds.normalize, cfg.model_dim, cfg.max_len)
   if kind == "lm":
     ids = {name: value for name, value in pretrained.token_ids.items() if name.split("_")[0] in ("bos", "eos", "pad")}
     write_json(folder / "generation_config.json", ids)

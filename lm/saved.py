@@ -20,7 +20,7 @@ from lm.data import tokenizer as tokenizers
 from lm.data.answers import SPAN
 from lm.data.tokenizer import Tokenizer
 from lm.files import read_json
-from lm.interop import adapter, settings, weights
+from lm.interop import adapter, sentence, settings, weights
 from lm.models.model import Model
 from lm.models.transformer_config import TransformerConfig
 from lm.peft.peft import Peft
@@ -259,7 +259,7 @@ def token_ids(path: Path) -> dict[str, Any]:
 def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
   """Tasks by stream, as a checkpoint keeps them: with what the run took from its data (a label set).
 
-  A Hugging Face directory and an adapter have the tasks of their heads.
+  A Hugging Face directory and an adapter have the tasks of their heads; one of sentence-transformers has `embed`.
   """
   if is_workdir(path):
     folder = path / "checkpoints"
@@ -275,4 +275,7 @@ def load_tasks(path: Path, which: str | int = "last") -> dict[str, Task]:
   make = lambda plugin: (plugin.name, plug.make("task", plugin))
   of_kind = {kind: make(plugin) for kind, plugin in TASKS.items()}
   of_kind |= {"classifier": make(reads), "tagger": ("tag", Tag.of_outputs(weights.tags(found)))}
-  return {name: task.fitted(found.model.cfg.max_len) for name, task in (of_kind[kind] for kind in kinds)}
+  tasks = [of_kind[kind] for kind in kinds]
+  if embeds := sentence.read(path):
+    tasks.append(make(Plug("embed", tuple(embeds.items()))))
+  return {name: task.fitted(found.model.cfg.max_len) for name, task in tasks}

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.sst2_methods import sst2
+from experiments import minilm
 from experiments.tpu_preflight.cases import CASES
 from lm import build, config, duration, plug, sharding, train, tree
 from lm.config import ConfigError
@@ -195,7 +195,7 @@ PLACES = {
 
 @pytest.mark.parametrize("name", PLACES)
 def test_an_experiment_on_public_data_trains_when_its_model_is_made_tiny(name, data_dir, tmp_path, monkeypatch):
-  monkeypatch.setattr(sst2, "find_minilm", lambda: "runs/minilm")
+  monkeypatch.setattr(minilm, "directory", lambda: "runs/minilm")
   vocabulary, evaluator = PLACES[name]
   loaded = config.load(f"experiments/{name}", {"data_dir": str(data_dir)})
   small = {

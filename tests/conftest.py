@@ -86,6 +86,7 @@ def shrunk(name: str, **changes) -> dict:
 
 # Tasks that write symbols get bytes for them that no text of ours has.
 OPTIONS = {
+  "prompt_classify": {"pattern": "{text}={answer}", "verbalizers": ("module=m", "list=l", "file=f", "parser=pa", "queue=q")},
   "span_corruption": {"sentinel_ids": tuple(range(6, 14))},
   "ul2": {"sentinel_ids": tuple(range(6, 14)), "mode_ids": (19, 20, 21)},
   "fim": {"symbol_ids": (19, 20, 21)},
@@ -107,6 +108,7 @@ def make_examples(kind, texts=TEXTS) -> list[dict]:
   said = lambda text: text[4:10].strip() or "?"
   makers = {
     "classify": lambda text: {"text": text, "label": [*text.split(), "", ""][1]},
+    "prompt_classify": lambda text: {"text": text, "label": [*text.split(), "", ""][1]},
     "regress": lambda text: {"text": text, "label": str(len([*text.split(), "", ""][1]) / 2)},
     "multilabel": lambda text: {"text": text, "label": [*text.split(), "", ""][1:3]},
     "tag": lambda text: {"text": text, "tokens": text.split(), "tags": tags_of(text)},
@@ -114,6 +116,7 @@ def make_examples(kind, texts=TEXTS) -> list[dict]:
     "dpo": lambda text: {"prompt": asked(text), "chosen": said(text), "rejected": said(text)[::-1]},
     "choose": lambda text: {"context": text, "choices": [said(text), "it", asked(text)], "label": len(asked(text)) % 3},
     "rank": lambda text: {"query": text, "positive": said(text)},
+    "embed": lambda text: {"text": asked(text), "text_pair": said(text)},
     "sft": lambda text: {"prompt": asked(text), "response": said(text)},
   }
   catalogue = [{"item": item} for item in dict.fromkeys(map(said, texts))] if kind == "rank" else []
@@ -123,7 +126,7 @@ def make_examples(kind, texts=TEXTS) -> list[dict]:
 def make_data(kind, texts=TEXTS) -> dict:
   """Options of a source of these examples."""
   examples = make_examples(kind, texts)
-  if kind in ("classify", "regress"):
+  if kind in ("classify", "prompt_classify", "regress"):
     return {"name": "memory", "texts": tuple(texts), "text_labels": tuple(example["label"] for example in examples)}
   if kind == "multilabel":
     labels = tuple("+".join(example["label"]) for example in examples)

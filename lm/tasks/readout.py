@@ -45,7 +45,7 @@ class Score(Causal):
 
 
 @dataclasses.dataclass(frozen=True)
-class Embed(Task):
+class TokenMean(Task):
   """Mean of the last hidden states over a text's tokens without specials, fp32; zeros for a text without tokens.
 
   Since specials do not count, a causal model is read alike: its last token sees nothing that the others depend on.

@@ -39,6 +39,8 @@ class Task:
   prompt_is_prefix: ClassVar[bool] = False
   # Whether the tokenizer must have a mask token.
   needs_mask: ClassVar[bool] = False
+  # Whether the loss compares rows with each other, so that it is no sum over them, and the batch cannot come in parts.
+  needs_whole_batch: ClassVar[bool] = False
   # Names of the settings that `prepare` reads: they decide whether a stored corpus can be used again.
   prepare_fields: ClassVar[tuple[str, ...]] = ()
   # What a source calls the set of what is learned, of which its training split must have some: labels, numbers or tags.
@@ -50,8 +52,11 @@ class Task:
   coefficients: ClassVar[Mapping[str, float]] = {"loss": 1.0}
   # Evaluators of a run that names none, as (name, split).
   evaluators: ClassVar[tuple[tuple[str, str], ...]] = (("likelihood", "validation"),)
-  # Name of the head's parameters: `head_<head>`.
-  head: ClassVar[str]
+
+  @property
+  def head(self) -> str:
+    """Name of the head's parameters: `head_<head>`."""
+    raise NotImplementedError
 
   @property
   def head_spec(self) -> HeadSpec:
@@ -91,6 +96,14 @@ class Task:
     del room
     return self
 
+  def read_with(self, tok: Tokenizer, causal: bool) -> "Task":
+    """The task with what it takes of the tokenizer, on a backbone that is autoregressive or not; called once, then `check`.
+
+    Raises ConfigError if they do not suit it.
+    """
+    del tok, causal
+    return self
+
   def check(self, tok: Tokenizer, seq_len: int) -> None:
     """Raises ConfigError if the tokenizer lacks what the task writes into rows of `seq_len` tokens."""
 
@@ -122,8 +135,13 @@ class Task:
     raise NotImplementedError
 
   def loss(self, forward: "Forward", batch: Arrays, rng: "jax.Array | None") -> "dict[str, jax.Array]":
-    """Named fp32 sums over the rows given; additive over rows."""
+    """Named fp32 sums over the rows given; additive over rows, but for a task that `needs_whole_batch`."""
     raise NotImplementedError
+
+  @property
+  def reader(self) -> "Task":
+    """The task that predicts from a text: another one where training has other rows than that."""
+    return self
 
   def predict(self, forward: "Forward", batch: Arrays) -> "dict[str, jax.Array]":
     """Per-row arrays that evaluators and predictions read."""

@@ -47,11 +47,14 @@ class TextRows(Task):
   pair: bool = False  # whether examples have two texts; true where the source says so
 
   packed = False
-  head = "classify"
 
   def __post_init__(self):
     if self.pooling not in ("", *POOLING):
       raise ValueError(f"task.pooling={self.pooling!r}: accepted are {', '.join(POOLING)}")
+
+  @property
+  def head(self):
+    return "classify"
 
   def _columns(self, example: Mapping[str, Any], tok: Tokenizer) -> dict[str, np.ndarray]:
     """The stored tokens and places of an example."""

@@ -47,6 +47,11 @@ class Memory:
     return answers.kinds(map(self.__getitem__, range(len(self))))
 
   @property
+  def num_negatives(self) -> int:
+    """The most texts that a row has beside a pair."""
+    return max((len(json.loads(row).get("text_negatives", ())) for row in self.rows), default=0)
+
+  @property
   def tags(self) -> tuple[str, ...]:
     """The set of tags, sorted."""
     return tuple(sorted({tag for tags in self.text_tags for tag in tags.split()}))
