@@ -284,9 +284,8 @@ def _with_texts(name: str, stream: Stream, task: Task, source: Any) -> Task:
     raise ConfigError(
       f"stream {name!r}: task {stream.task.name!r} {takes}, data {stream.data.name!r} gives {num_negatives} beside a pair"
     )
-  told = ({"pair": True} if pairs and not getattr(task, "pair", True) else {}) | (
-    {"num_negatives": num_negatives} if num_negatives else {}
-  )
+  told: dict[str, Any] = {"pair": True} if pairs and not getattr(task, "pair", True) else {}
+  told |= {"num_negatives": num_negatives} if num_negatives else {}
   return dataclasses.replace(task, **told)
 
 
