@@ -33,6 +33,7 @@ class StandInSource:
   """What a task is made from, without an example: the classes are two where the config does not list them."""
 
   pairs: bool
+  num_negatives: int = 0
   labels: tuple[str, ...] = LABELS
   numbers: tuple[float, ...] = (0.0, 1.0)
   tags: tuple[str, ...] = ("B-0", "I-0", "O")
@@ -45,9 +46,10 @@ class StandInSource:
 
   @classmethod
   def of(cls, data: Plug) -> "StandInSource":
-    """pairs as the option `text` of the data says."""
+    """pairs, and what does not answer, as the option `text` of the data says."""
     text = dict(data.options).get("text", ())
-    return cls(isinstance(text, tuple) and len(text) == 2 or isinstance(text, str) and text.count(",") == 1)
+    count = len(text) if isinstance(text, tuple) else str(text).count(",") + 1
+    return cls(count > 1, max(count - 2, 0))
 
 
 def store(task: Any, seq_len: int) -> Store:
