@@ -101,7 +101,7 @@ class PromptClassify(Classify):
     return dataclasses.replace(self, reads="lm" if causal else "mlm", pieces=(*literals, *answers))
 
   def check(self, tok, seq_len):
-    if seq_len < (least := int(self.row_cost(np.asarray([1]))[0]) + 1):
+    if seq_len < (least := int(self.row_cost(np.asarray([2]))[0])):
       segments = f"{self.num_segments} segments of the pattern"
       raise ConfigError(f"config.seq_len={seq_len}: a row holds {segments} with the labels' words; accepted is {least} or more")
 

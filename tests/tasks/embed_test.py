@@ -246,6 +246,8 @@ def test_columns_of_a_table_beside_a_pair_are_negatives_and_no_other_task_reads_
   path.write_text("q,a,b,c,label\n" + "".join(f"q{i},a{i},b{i},c{i},{i % 2}\n" for i in range(40)))
   data = {"name": "table", "path": str(path), "text": "q,a,b,c"}
   assert make_run("embed", data=data).tasks["embed"].num_negatives == 2
+  outline = build.make_outline(make_config("embed", data=data), jax.devices()[:1])
+  assert outline.program.spec.objective.tasks[0][1].num_negatives == 2
   with pytest.raises(ValueError, match="task 'classify' reads no more than two texts, data 'table' gives 2 beside a pair"):
     make_run("classify", data=data | {"label": "label"})
   with pytest.raises(ValueError, match="x.csv line .*: a pair with a label; task 'embed' reads pairs"):

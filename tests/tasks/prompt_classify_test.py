@@ -61,7 +61,7 @@ def test_a_long_text_loses_its_end_and_the_pattern_stays():
   pair = resolved(False, True, pattern="{text}?{answer}, {text_pair}", verbalizers=("bad=x", "good=y", "so_so=z"))
   assert read(pair, {"text": "Hi", "text_pair": "there"}, 40)[0] == ["Hi?_, there"]
   assert read(pair, {"text": "Hi", "text_pair": "there"}, 12)[0] == ["Hi?_, ther"]
-  with pytest.raises(ValueError, match="config.seq_len=20: a row holds 2 segments of the pattern .* accepted is 24 or more"):
+  with pytest.raises(ValueError, match="config.seq_len=20: a row holds 2 segments of the pattern .* accepted is 21 or more"):
     make_run("prompt_classify", seq_len=20, task={"name": "prompt_classify", "pattern": "{text}=1234={answer}"} | WORDS)
 
 
