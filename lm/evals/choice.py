@@ -40,7 +40,7 @@ class Choice(SplitEvaluator):
     values, found = self._latest
     count = found.scores_NC.shape[1]
     beside = [f"commonest place {values[f'baseline/{self.split}_majority_accuracy']:.3f}", f"guessing {1 / count:.3f}"]
-    beside += filter(None, [self.before(read_metrics(workdir), "accuracy")])
+    beside += self.before(read_metrics(workdir), "accuracy")
     lines = [f"{self.name}: accuracy {values['accuracy']:.3f} of {count} choices ({', '.join(beside)})"]
     if rows := self._errors(found):
       write_errors(folder / ERRORS_FILE, self.name, rows)

@@ -80,9 +80,9 @@ class Classification(SplitEvaluator):
     curves = read_metrics(workdir)
     parts = []
     for name, words in (("accuracy", "accuracy"), ("macro_f1", "macro F1")):
-      before = f", {said}" if (said := self.before(curves, name)) else ""
       majority = values[f"baseline/{self.split}_majority_{name}"]
-      parts.append(f"{words} {values[name]:.3f} (majority class {majority:.3f}{before})")
+      beside = [f"majority class {majority:.3f}", *self.before(curves, name)]
+      parts.append(f"{words} {values[name]:.3f} ({', '.join(beside)})")
     lines = [f"{self.name}: {', '.join(parts)}"]
     if len(answers := set(found.prediction_N.tolist())) == 1 < len(set(found.label_N.tolist())):
       lines.append(f"every answer is {labels[answers.pop()]!r}: try more steps, or another config.optimizer.learning_rate")

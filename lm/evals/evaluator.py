@@ -118,10 +118,10 @@ class SplitEvaluator(Evaluator):
       results.append(result)
     return metrics.divide(*self.means(results)), self.data.task.join(arrays, store.owner_N)
 
-  def before(self, curves: Mapping[str, tuple[list[int], list[float]]], name: str) -> str:
-    """ "step 0 0.123" of a metric that was evaluated then, else "". curves: of `report.read_metrics`."""
+  def before(self, curves: Mapping[str, tuple[list[int], list[float]]], name: str) -> list[str]:
+    """["step 0 0.123"] of a metric that was evaluated then, else []. curves: of `report.read_metrics`."""
     steps, history = curves.get(f"eval/{self.name}/{name}", ([], []))
-    return f"step 0 {history[0]:.3f}" if steps[:1] == [0] else ""
+    return [f"step 0 {history[0]:.3f}"] if steps[:1] == [0] else []
 
   def locate(self, number: int) -> dict[str, Any]:
     """Where an example of the split stands, as `lm.data.source.locate` says it."""

@@ -57,9 +57,9 @@ class Multilabel(SplitEvaluator):
     values, (sequence_N, label_NK, scores_NK) = self._latest
     curves, parts = read_metrics(workdir), []
     for name, words in (("micro_f1", "micro F1"), ("macro_f1", "macro F1")):
-      before = f", {said}" if (said := self.before(curves, name)) else ""
       always = values[f"baseline/{self.split}_commonest_{name}"]
-      parts.append(f"{words} {values[name]:.3f} (always the commonest {always:.3f}{before})")
+      beside = [f"always the commonest {always:.3f}", *self.before(curves, name)]
+      parts.append(f"{words} {values[name]:.3f} ({', '.join(beside)})")
     lines = [f"{self.name}: {', '.join(parts)}, all labels right in {values['accuracy']:.3f}"]
     f1_K, said_NK, labels = f1_scores(label_NK, scores_NK >= THRESHOLD)[2], scores_NK >= THRESHOLD, self.data.task.labels
     lowest = np.argsort(np.nan_to_num(f1_K, nan=2.0), kind="stable")[:NUM_LABELS]

@@ -60,7 +60,7 @@ class Ranking(SplitEvaluator):
     (values, num_users), curves, parts = self._latest, read_metrics(workdir), []
     for name, words in (("ndcg", f"nDCG@{self.k}"), ("recall", f"recall@{self.k}"), ("mrr", "MRR"), ("auc", "AUC")):
       popular = values.get(f"baseline/{self.split}_popularity_{name}")
-      beside = [*([] if popular is None else [f"popularity {popular:.3f}"]), *filter(None, [self.before(curves, name)])]
+      beside = [*([] if popular is None else [f"popularity {popular:.3f}"]), *self.before(curves, name)]
       parts.append(f"{words} {values[name]:.3f}" + (f" ({', '.join(beside)})" if beside else ""))
     among = f"{self.candidates:,} drawn items each" if self.candidates else f"{len(self._number):,} items"
     return f"{self.name}: {', '.join(parts)}; {num_users:,} users among {among}"

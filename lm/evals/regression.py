@@ -44,7 +44,7 @@ class Regression(SplitEvaluator):
     curves, parts = read_metrics(workdir), []
     for name in ("pearson", "spearman", "mse"):
       beside = [f"training mean {values[f'baseline/{self.split}_mean_mse']:.3f}"] if name == "mse" else []
-      beside += filter(None, [self.before(curves, name)])
+      beside += self.before(curves, name)
       parts.append(f"{name} {values[name]:.3f}" + (f" ({', '.join(beside)})" if beside else ""))
     lines = [f"{self.name}: {', '.join(parts)}"]
     if rows := self._errors(*found):

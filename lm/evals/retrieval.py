@@ -80,8 +80,7 @@ class Retrieval(SplitEvaluator):
     values, sequence_Q, ranks_Q = self._latest
     curves, parts = read_metrics(workdir), []
     for name in (name for name in (*SHOWN, "loss") if name in values):
-      before = self.before(curves, name)
-      parts.append(f"{name} {values[name]:.3f}" + (f" ({before})" if before else ""))
+      parts.append(" ".join([f"{name} {values[name]:.3f}", *(f"({before})" for before in self.before(curves, name))]))
     lines = [f"{self.name}: {', '.join(parts)}"]
     if rows := list(self._errors(sequence_Q, ranks_Q)):
       write_errors(folder / ERRORS_FILE, self.name, rows)

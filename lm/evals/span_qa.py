@@ -110,10 +110,8 @@ class SpanQa(SplitEvaluator):
     values, answers, said, threshold = self._latest
     curves, parts = read_metrics(workdir), []
     for name, words in (("exact", "exact match"), ("f1", "F1")):
-      before = f", {found}" if (found := self.before(curves, name)) else ""
-      parts.append(
-        f"{words} {values[name]:.3f} (nearest sentence {values[f'baseline/{self.split}_sentence_{name}']:.3f}{before})"
-      )
+      nearest = values[f"baseline/{self.split}_sentence_{name}"]
+      parts.append(f"{words} {values[name]:.3f} ({', '.join([f'nearest sentence {nearest:.3f}', *self.before(curves, name)])})")
     lines = [f"{self.name}: {', '.join(parts)}"]
     if NONE in self.data.task.answers:
       lines.append(

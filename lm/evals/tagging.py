@@ -133,10 +133,8 @@ class Tagging(SplitEvaluator):
     curves, parts = read_metrics(workdir), []
     baseline, always = ("all_o", "O") if self.data.task.has_entities else ("majority", "the commonest")
     for name, words in (("f1", "F1"), ("accuracy", "accuracy of tags")):
-      before = f", {said}" if (said := self.before(curves, name)) else ""
-      parts.append(
-        f"{words} {values[name]:.3f} (always {always} {values[f'baseline/{self.split}_{baseline}_{name}']:.3f}{before})"
-      )
+      beside = [f"always {always} {values[f'baseline/{self.split}_{baseline}_{name}']:.3f}", *self.before(curves, name)]
+      parts.append(f"{words} {values[name]:.3f} ({', '.join(beside)})")
     lines = [f"{self.name}: {', '.join(parts)}"]
     if unseen := sum(sentence.unseen for sentence in sentences):
       total = sum(len(sentence.tags) for sentence in sentences)
