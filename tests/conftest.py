@@ -32,7 +32,9 @@ SIZES = {"num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64, "max_l
 # The first preset of every family file, and those for study.
 _BY_FILE = {plug.describe("model", name): name for name in reversed(plug.names("model"))}
 TINY = ["bert-tiny", "gpt2-tiny"]
+EXPERTS = _BY_FILE[plug.describe("model", "mixtral-8x7b")]
 FAMILIES = [*sorted(_BY_FILE.values()), *TINY]
+KINDS = [*TINY, EXPERTS]  # an encoder, a decoder and a decoder of experts
 # Seconds that one test file may take, both workers added up. They are told at the end.
 BUDGET = 120.0
 LONGER = {

@@ -7,14 +7,28 @@ import pytest
 
 from lm import plug, tree
 from lm.config import Plug
-from tests.conftest import SIZES, make_run, shrunk
+from tests.conftest import EXPERTS, SIZES, make_run, shrunk
 from tests.contracts.tasks_test import FAMILIES, start
 
+# Models of one kind each, that have biases: some methods train them, others must fold them back.
+MODELS = {
+  "encoder": {"name": "bert-tiny", **SIZES, "bias": True},
+  "decoder": {"name": "gpt2-tiny", **SIZES, "bias": True},
+  "experts": shrunk(EXPERTS, qkv_bias=True, vocab_size=0, dropout_rate=0.0),
+}
+PRODUCT = [("encoder", "classify"), ("decoder", "sft"), ("experts", "classify"), ("decoder", "classify"), ("experts", "sft")]
+# Every method on every kind of model and on both tasks are pairs that three of the five cover.
 CASES = [
-  pytest.param(method, task, marks=[] if task == "classify" else pytest.mark.slow)
+  pytest.param(method, kind, task, marks=[] if (kind, task) in PRODUCT[:3] else pytest.mark.slow)
   for method in plug.names("peft")
+  for kind, task in PRODUCT
+]
+# A method sees nothing of another task but its rows and its head: one stands in front of the tokens, one inside the blocks.
+OTHERS = [
+  pytest.param(method, "decoder" if plug.find("task", task).causal else "encoder", task, marks=pytest.mark.slow)
+  for method in ("lora", "prefix")
   for task in plug.names("task")
-  if (method, task) != ("head", "embed")  # it has no head that could train, which a test below says
+  if task not in ("classify", "sft")
 ]
 
 # Methods that stand around modules and fold back into their kernels.
@@ -25,10 +39,8 @@ FOLDING = [name for name in plug.names("peft") if (peft := plug.make("peft", Plu
 LONGER = {"choose": {"seq_len": 128}, "rank": {"seq_len": 128}}
 
 
-def biased_run(task, method, **settings):
-  """A run of a tiny model that has biases: some methods train them, others must fold them back."""
-  name = "gpt2-tiny" if plug.find("task", task).causal else "bert-tiny"
-  return make_run(task, model={"name": name, **SIZES, "bias": True}, peft=method, **LONGER.get(task, {}), **settings)
+def biased_run(task, method, kind="encoder", **settings):
+  return make_run(task, model=MODELS[kind], peft=method, **LONGER.get(task, {}), **settings)
 
 
 def grow(attached, base):
@@ -41,9 +53,9 @@ def grow(attached, base):
   return tree.unflatten({name: move(i, name, x) for i, (name, x) in enumerate(tree.flatten(attached).items())})
 
 
-@pytest.mark.parametrize(("method", "task"), CASES)
-def test_only_trainable_parameters_move(method, task):
-  run = biased_run(task, method)
+@pytest.mark.parametrize(("method", "kind", "task"), CASES + OTHERS)
+def test_only_trainable_parameters_move(method, kind, task):
+  run = biased_run(task, method, kind)
   run.program.compile(run.loader.shapes(), [])
   state = run.init_state()
   before = {name: np.array(x) for name, x in tree.flatten(tree.merge(state.params, state.frozen)).items()}
@@ -54,10 +66,10 @@ def test_only_trainable_parameters_move(method, task):
   assert moved == {name for name, trains in run.program.trainable.items() if trains}
 
 
-@pytest.mark.parametrize(("method", "task"), CASES)
-def test_identity_at_init_and_merged_equals_unmerged(method, task):
+@pytest.mark.parametrize(("method", "kind", "task"), CASES)
+def test_identity_at_init_and_merged_equals_unmerged(method, kind, task):
   peft = plug.make("peft", Plug(method))
-  run = biased_run(task, method)
+  run = biased_run(task, method, kind)
   model, batch = run.program.spec.model, run.loader.batch(0)["inputs"]
   boxed = jax.jit(model.init)(jax.random.key(0))
   attached = nn.unbox(peft.attach(boxed, jax.random.key(1)))
