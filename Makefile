@@ -73,7 +73,7 @@ test: lint ## lint and the tests
 contracts: .venv/.dev ## the slow tests
 	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 -m "slow and not parity"
 
-parity: .venv/.parity ## against transformers and peft, and Beam
+parity: .venv/.parity ## against transformers, peft and lm-eval, and Beam
 	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 -m parity
 
 clean: ## remove .venv and the caches; runs/ stays

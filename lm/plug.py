@@ -34,6 +34,7 @@ CALLERS = {"data": ("split",), "evaluator": ("run", "name")}
 CONTRACTS = {"task", "peft", "quantizer", "optimizer", "regularizer", "evaluator", "source", "filter"}
 NOT_PLUGINS = CONTRACTS | {
   "__init__", "text_rows", "average", "objective", "forward", "cross_entropy", "contrast", "readout", "tagged", "windowed",
+  "harness",
 }  # fmt: skip
 # Short forms: the plug-in that a prefix stands for, and the options that follow it, parted by colons.
 SHORT = {"tfds": ("tfds", ("dataset",)), "hf": ("hub", ("repo", "config"))}

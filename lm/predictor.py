@@ -4,12 +4,11 @@ Texts go the way of training: the task prepares them, a store in memory, rows of
 """
 
 import dataclasses
-import functools
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,32 +17,19 @@ from lm import adapters, config, record, saved, sharding, tree
 from lm.adapters import Adapter, Base
 from lm.checkpoint import choose
 from lm.config import ConfigError
-from lm.data import dialogue, encode, store, template
-from lm.data.loader import EMPTY, EvalLoader, StreamData, put
-from lm.data.reserve import virtual_ids
+from lm.data import dialogue, template
 from lm.data.tokenizer import Tokenizer
-from lm.infer import generate
+from lm.engine import Engine
 from lm.infer.generate import Sampler
 from lm.interop import sentence
 from lm.models.model import Model
-from lm.shapes import Batch
 from lm.tasks.dpo import Dpo
 from lm.tasks.embed import Encoder
-from lm.tasks.objective import Objective
 from lm.tasks.readout import Score, TokenMean
 from lm.tasks.sft import Sft
 from lm.tasks.task import Task
 
-SHORTEST = 32  # tokens of the shortest row that is compiled; the others are its doubles, up to the run's longest
 Example = str | tuple[str, str] | Mapping[str, Any]  # a text, a pair, or a row with "text" and perhaps "text_pair"
-
-
-class _Result(NamedTuple):
-  """arrays: per stored sequence, [N, ...] by name. owner_N: the example each comes from. num_cut: those longer than a row."""
-
-  arrays: dict[str, np.ndarray]
-  owner_N: np.ndarray
-  num_cut: int
 
 
 def load(
@@ -151,14 +137,14 @@ class Predictor:
     A text longer than the run's longest row is cut, which a warning counts.
     """
     predictions, num_cut = self.predict_counted(texts, batch_size, task)
-    _warn_cut(num_cut, len(predictions), self._longest)
+    _warn_cut(num_cut, len(predictions), self.engine.longest)
     return predictions
 
   def predict_counted(self, texts: Iterable[Example], batch_size: int = 32, task: str = "") -> tuple[list[dict[str, Any]], int]:
     """`predict`, and how many texts were cut instead of a warning."""
     chosen = self.tasks[self.find_task(task)].reader
     rows = _rows(texts, getattr(chosen, "pair", False)) if chosen.reads_texts else _examples(texts)
-    result = self._run(chosen, rows, batch_size)
+    result = self.engine.read(chosen, rows, batch_size)
     if result is None:
       return [], 0
     described = chosen.describe_predictions(chosen.join(result.arrays, result.owner_N), self.tokenizer)
@@ -195,13 +181,12 @@ class Predictor:
       seed: decides the samples, together with the number of prompts.
     """
     self._check_autoregressive("generate")
-    whole = all(task.prompt_is_prefix for task in self.tasks.values() if task.head == "lm")
-    sampler = Sampler(temperature, top_k, top_p, max_new_tokens, whole)
+    sampler = Sampler(temperature, top_k, top_p, max_new_tokens, self.engine.prompt_is_prefix)
     tok, rows = self.tokenizer, _rows(prompts)
     if not rows:
       return []
     tokens = [[tok.bos_id, *tok.encode(row["text"])] for row in rows]
-    written = self._write(tokens, tok.eos_id, sampler, seed)
+    written = self.engine.write(tokens, tok.eos_id, sampler, seed)
     return [tok.decode(ids) for ids in written]
 
   def chat(
@@ -233,7 +218,7 @@ class Predictor:
       return []
     tokens = [template.tokenize(messages, tok, self.template, prompt=True)[0].tolist() for messages in asked]
     sampler = Sampler(temperature, top_k, top_p, max_new_tokens)
-    written = self._write(tokens, end if isinstance(end, int) else tok.eos_id, sampler, seed)
+    written = self.engine.write(tokens, end if isinstance(end, int) else tok.eos_id, sampler, seed)
     answers = [tok.decode(ids) for ids in written]
     return [answer.partition(end)[0] for answer in answers] if isinstance(end, str) and end else answers
 
@@ -254,7 +239,7 @@ class Predictor:
     """
     self._check_autoregressive("score")
     rows = _rows(texts)
-    result = self._run(Score(max_len=self._longest), rows, batch_size)
+    result = self.engine.read(Score(max_len=self.engine.longest), rows, batch_size)
     if result is None:
       return []
     nats = np.bincount(result.owner_N, result.arrays["loss"], len(rows))
@@ -272,10 +257,10 @@ class Predictor:
     A text longer than the run's longest row is cut, which a warning counts.
     """
     trained = [task.reader for task in self.tasks.values() if isinstance(task, Encoder)]
-    result = self._run(trained[0] if trained else TokenMean(), _rows(texts), batch_size)
+    result = self.engine.read(trained[0] if trained else TokenMean(), _rows(texts), batch_size)
     if result is None:
       return np.zeros((0, self.model.cfg.model_dim), np.float32)
-    _warn_cut(result.num_cut, len(result.owner_N), self._longest)
+    _warn_cut(result.num_cut, len(result.owner_N), self.engine.longest)
     return result.arrays["embedding"]
 
   def fingerprint(self) -> str:
@@ -283,56 +268,13 @@ class Predictor:
     return f"{tree.sha256(self.params)}/{self.tokenizer.fingerprint()}"
 
   @property
-  def _longest(self) -> int:
-    """Tokens of the longest text that a row takes behind what a method trained in front of it."""
-    return self.max_len - self.model.num_virtual_tokens
-
-  def _write(self, prompts: Sequence[Sequence[int]], stop: int, sampler: Sampler, seed: int) -> list[list[int]]:
-    """What the model writes behind each prompt, with what a method trained in front of all of them."""
-    in_front = virtual_ids(self.model.num_virtual_tokens).tolist()
-    with sharding.use(self.mesh):
-      return generate.generate(self.model, self.params, [[*in_front, *prompt] for prompt in prompts], stop, sampler, seed)
+  def engine(self) -> Engine:
+    """What it computes with."""
+    return Engine(self.model, self.params, self.tokenizer, self.mesh, self.max_len, self.tasks)
 
   def _check_autoregressive(self, what: str) -> None:
     if "lm" not in dict(self.model.heads):
       raise ConfigError(f"{what}: needs an autoregressive run (task causal); this one has {', '.join(self.tasks)}")
-
-  def _run(self, task: Task, examples: Sequence[Mapping[str, Any]], batch_size: int) -> _Result | None:
-    """What the task's `predict` gives for every sequence of the examples, in their order; None without any."""
-    if batch_size < 1:
-      raise ConfigError(f"batch_size={batch_size}: must be at least 1")
-    if not examples:
-      return None
-    prepared = (task.prepare(example, self.tokenizer) for example in examples)
-    kept = store.Store(None, encode.collect(sequence for sequences in prepared for sequence in sequences))
-    num_virtual = self.model.num_virtual_tokens
-    room_N = np.maximum(task.row_cost(kept.lengths), kept.lengths) + num_virtual * task.num_segments
-    lengths = self._lengths(int(room_N.max()))
-    shards = sharding.num_batch_shards(self.mesh)
-    stream = StreamData("predict", "predict", task, kept, self.tokenizer, num_virtual=num_virtual)
-    rows = -(-batch_size // shards) * shards
-    loader = EvalLoader(stream, batch_size=rows, seq_len=lengths[-1], buckets=lengths)
-    objective = Objective(self.model, (("predict", task),))
-    arrays: dict[str, np.ndarray] = {}
-    with sharding.use(self.mesh):
-      for batch, sequence_B in loader:
-        found = jax.device_get(_predict(objective, self.params, sharding.place(batch, self.mesh)))
-        filled = sequence_B != EMPTY
-        for name, values in found.items():
-          put(arrays, name.split("/", 1)[1], sequence_B[filled], values[filled], kept.num_sequences)
-    return _Result(arrays, kept.owner_N, int(np.sum(room_N > self.max_len)))
-
-  def _lengths(self, longest: int) -> tuple[int, ...]:
-    """Row lengths up to one that takes `longest` tokens, or the run's longest: 70 -> (32, 64, 128)."""
-    lengths = [min(SHORTEST, self.max_len)]
-    while lengths[-1] < min(longest, self.max_len):
-      lengths.append(min(2 * lengths[-1], self.max_len))
-    return tuple(lengths)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _predict(objective: Objective, params: dict, batch: Batch) -> dict[str, jax.Array]:
-  return objective.predict(params, batch)
 
 
 def _rows(texts: Iterable[Example], pair: bool = False) -> list[Mapping[str, Any]]:

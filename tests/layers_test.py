@@ -19,7 +19,7 @@ LEVELS = {
   "models": 1, "data": 1, "sharding": 1, "optim": 1, "checkpoint": 1, "track": 1, "step": 1, "report": 1, "regularizers": 1,
   "quantizers": 1,
   "tasks": 2, "peft": 2, "infer": 2, "interop": 2,
-  "program": 3, "run": 3,
+  "program": 3, "run": 3, "engine": 3,
   "evals": 4, "record": 4, "bench": 4, "preflight": 4,
   "saved": 5,
   "build": 6, "evaluate": 6, "train": 6, "pretrained": 6,
