@@ -26,10 +26,13 @@ CASES = {
   "stsb/similarity": None,
   "sst2_methods/sst2:full": 2,
 }
-# They pretrain, and read no labels of a file.
+# They pretrain and read no labels of a file, or have tests of their own.
 OTHERS = {f"pretrain/{name}" for name in ("wikitext_causal", "wikitext_mlm", "tnews_mlm")} | {
   f"docstring_module/{name}" for name in ("full", "scratch")
 }
+OTHERS |= {"glue/task", "clue/task"}  # tests/suites_test.py
+OTHERS |= {"squad/squad", "wnut17_ner/wnut17", "cluener_zh/pretrained", "cluener_zh/scratch"}  # tests/configs_test.py
+OTHERS |= {"movielens_rank/movielens"}  # tests/movielens_test.py
 
 
 def test_every_config_is_a_case():
