@@ -331,7 +331,8 @@ def _task_keys(tasks: dict[str, Task]) -> dict[str, str]:
     for clash in (other for other in keys if tasks[other] != task):
       for head, spec in tasks[clash].heads:
         if dict(task.heads).get(head, spec) != spec:
-          raise ConfigError(f"streams {clash!r} and {name!r}: both read head {head!r} but of different shape")
+          own = "; task.head_name gives one its own" if hasattr(task, "head_name") else ""
+          raise ConfigError(f"streams {clash!r} and {name!r}: both read head {head!r} but of different shape{own}")
     keys[name] = keys[twin] if twin else name
   return keys
 

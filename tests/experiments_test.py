@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from experiments import minilm
@@ -33,6 +34,13 @@ OTHERS = {f"pretrain/{name}" for name in ("wikitext_causal", "wikitext_mlm", "tn
 OTHERS |= {"glue/task", "clue/task"}  # tests/suites_test.py
 OTHERS |= {"squad/squad", "wnut17_ner/wnut17", "cluener_zh/pretrained", "cluener_zh/scratch"}  # tests/configs_test.py
 OTHERS |= {"movielens_rank/movielens"}  # tests/movielens_test.py
+# By file and argument, the model that takes the place of its base.
+SMALL = {
+  "alpaca_sft/alpaca:lora": "gpt2-tiny",
+  "preference_dpo/preferences:ipo": "gpt2-tiny",
+  **{f"transfer/transfer:{arg}": "bert-tiny" for arg in ("direct", "texts", "sst2", "together")},
+}
+OTHERS |= {name.partition(":")[0] for name in SMALL}
 
 
 def test_every_config_is_a_case():
@@ -61,3 +69,18 @@ def test_a_config_reads_its_data(name, data_dir, tmp_path, monkeypatch):
     assert len(getattr(task, "labels", ())) == (CASES[name] or 0)
   if arg.endswith("-5"):
     assert len(run.source(key, "train")) == 5 * 77
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_config_on_a_model_pretrained_here_reads_its_data(name, data_dir, tmp_path):
+  file, _, arg = name.partition(":")
+  model = {"name": SMALL[name], **SIZES, "max_len": 1024}
+  settings = {"init_from": "", "model": json.dumps(model), "tokenizer": "bytes"}
+  if SMALL[name] == "bert-tiny":
+    settings["tokenizer"] = str(data_dir / "tokenizers" / "bert-base-uncased")
+  cfg = config.load(f"{ROOT}/experiments/{file}.py:{arg}", settings | {"data_dir": str(data_dir), "cache_dir": str(tmp_path)})
+  run = build.make_run(cfg, jax.devices()[:1])
+  batch = run.loader.batch(0)
+  assert len(run.tasks) == (2 if arg == "together" else 1)
+  assert all(np.any(batch[key]["weights"]) for key in run.tasks)
+  assert len(dict(run.program.spec.model.heads)) == (2 if arg == "together" else 1)

@@ -6,6 +6,8 @@ DATA has financial_phrasebank/Sentences_AllAgree.txt and Sentences_50Agree.txt, 
 official split: validation and test are cut by the hash of the sentence.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from experiments import minilm
@@ -14,11 +16,9 @@ from experiments import minilm
 ARGUMENTS = {"all": "AllAgree", "50": "50Agree"}
 
 
-def get_config(arg: str = "all") -> ConfigDict:
-  """arg: all (2,264 sentences that all annotators read alike) or 50 (4,846, half of them or more)."""
-  if arg not in ARGUMENTS:
-    raise ValueError(f"experiments/phrasebank_monitor/sentiment.py:{arg}: accepted are {', '.join(ARGUMENTS)}")
-  data = dict(
+def make_data(arg: str) -> dict[str, Any]:
+  """Options of the source, by argument."""
+  return dict(
     name="table",
     path=f"financial_phrasebank/Sentences_{ARGUMENTS[arg]}.txt",
     delimiter="@",
@@ -27,5 +27,11 @@ def get_config(arg: str = "all") -> ConfigDict:
     quoting=False,
     encoding="iso-8859-1",
   )
+
+
+def get_config(arg: str = "all") -> ConfigDict:
+  """arg: all (2,264 sentences that all annotators read alike) or 50 (4,846, half of them or more)."""
+  if arg not in ARGUMENTS:
+    raise ValueError(f"experiments/phrasebank_monitor/sentiment.py:{arg}: accepted are {', '.join(ARGUMENTS)}")
   task = dict(name="classify", pooling="mean", class_weights=("balanced",))
-  return minilm.recipe(task=task, data=data, total_steps="5 epochs", best_metric="eval/validation/macro_f1")
+  return minilm.recipe(task=task, data=make_data(arg), total_steps="5 epochs", best_metric="eval/validation/macro_f1")

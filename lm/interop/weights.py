@@ -259,12 +259,20 @@ def is_written(model: Model) -> bool:
   """Whether transformers has this model with the first of its heads, which is what an export keeps."""
   if not settings.has_counterpart(model.cfg):
     return False
-  return all(kind in settings.nearest(model.cfg).classes for kind in head_kinds(model)[:1])
+  first = head_kinds(model)[:1]
+  return not _renamed(model) and all(kind in settings.nearest(model.cfg).classes for kind in first)
+
+
+def _renamed(model: Model) -> list[str]:
+  """Heads that have a name of their own, which no file of a family knows."""
+  return [name for name, spec in model.heads if spec.kind in HEADS and name != HEADS[spec.kind][0]]
 
 
 def check_heads(family: Family, model: Model) -> None:
   """Raises ConfigError for a head that the family has no class for, and for two that are called alike there."""
   kinds = head_kinds(model)
+  if named := _renamed(model):
+    raise ConfigError(f"head {named[0]!r} has a name of its own (task.head_name), which transformers has no place for")
   if lacking := [kind for kind in kinds if kind not in family.classes]:
     accepted = ", ".join(filter(None, family.classes))
     raise ConfigError(f"the {lacking[0]}'s head of a {family.model_type} has no counterpart; accepted are {accepted}")

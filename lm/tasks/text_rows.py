@@ -45,6 +45,7 @@ class TextRows(Task):
 
   pooling: str = ""  # hidden state that is read: first, last, or the mean over all; unset is first, last of a causal model
   pair: bool = False  # whether examples have two texts; true where the source says so
+  head_name: str = ""  # of its own head, where tasks of one run have other labels; unset is classify, which all share
 
   packed = False
 
@@ -54,7 +55,7 @@ class TextRows(Task):
 
   @property
   def head(self):
-    return "classify"
+    return self.head_name or "classify"
 
   def _columns(self, example: Mapping[str, Any], tok: Tokenizer) -> dict[str, np.ndarray]:
     """The stored tokens and places of an example."""
