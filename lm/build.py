@@ -271,21 +271,21 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
 
 def _with_texts(name: str, stream: Stream, task: Task, source: Any) -> Task:
   """The task that reads as many texts of an example as the source gives: a pair, and what does not answer it."""
-  pairs, num_negatives = getattr(source, "pairs", False), getattr(source, "num_negatives", 0)
+  pairs, num_hard_negatives = getattr(source, "pairs", False), getattr(source, "num_hard_negatives", 0)
   if getattr(task, "pair", False) and not pairs or pairs and not hasattr(task, "pair"):
     number = lambda two: "two texts" if two else "one text"
     raise ConfigError(
       f"stream {name!r}: task {stream.task.name!r} reads {number(not pairs)} per example,"
       f" data {stream.data.name!r} gives {number(pairs)}"
     )
-  read = getattr(task, "num_negatives", None)
-  if read not in (0, num_negatives) and (read or num_negatives):
-    takes = "reads no more than two texts" if read is None else f"is told task.num_negatives={read}"
+  read = getattr(task, "num_hard_negatives", None)
+  if read not in (0, num_hard_negatives) and (read or num_hard_negatives):
+    takes = "reads no more than two texts" if read is None else f"is told task.num_hard_negatives={read}"
     raise ConfigError(
-      f"stream {name!r}: task {stream.task.name!r} {takes}, data {stream.data.name!r} gives {num_negatives} beside a pair"
+      f"stream {name!r}: task {stream.task.name!r} {takes}, data {stream.data.name!r} gives {num_hard_negatives} beside a pair"
     )
   told: dict[str, Any] = {"pair": True} if pairs and not getattr(task, "pair", True) else {}
-  told |= {"num_negatives": num_negatives} if num_negatives else {}
+  told |= {"num_hard_negatives": num_hard_negatives} if num_hard_negatives else {}
   return dataclasses.replace(task, **told)
 
 

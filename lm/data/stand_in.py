@@ -35,7 +35,7 @@ class StandInSource:
   """What a task is made from, without an example: the classes are two where the config does not list them."""
 
   pairs: bool
-  num_negatives: int = 0
+  num_hard_negatives: int = 0
   labels: tuple[str, ...] = LABELS
   numbers: tuple[float, ...] = (0.0, 1.0)
   tags: tuple[str, ...] = ("B-0", "I-0", "O")

@@ -88,11 +88,11 @@ class Embed(Encoder):
   temperature: float = 0.05  # products are divided by it; 0.05 for cosines, 1 for vectors that are not normalised
   symmetric: bool = False  # whether positives pick out their questions too
   matryoshka_dims: tuple[int, ...] = ()  # numbers of leading dims that are to be embeddings by themselves, such as 256,128,64
-  num_negatives: int = 0  # texts beside a pair that do not answer it; as many as the source says
+  num_hard_negatives: int = 0  # texts beside a pair that do not answer it; as many as the source says
   pair: bool = False  # whether examples have two texts; true where the source says so
 
   needs_whole_batch = True
-  prepare_fields = ("pair", "num_negatives")
+  prepare_fields = ("pair", "num_hard_negatives")
   evaluators = (("retrieval", "validation"), ("retrieval", "test"))
 
   def __post_init__(self):
@@ -101,12 +101,12 @@ class Embed(Encoder):
       raise ValueError(f"task.temperature={self.temperature}: must be above 0")
     if any(dim < 1 for dim in self.matryoshka_dims) or len(set(self.matryoshka_dims)) < len(self.matryoshka_dims):
       raise ValueError(f"task.matryoshka_dims={self.matryoshka_dims}: accepted are different numbers from 1 on")
-    if self.num_negatives < 0:
-      raise ValueError(f"task.num_negatives={self.num_negatives}: must be 0 or more")
+    if self.num_hard_negatives < 0:
+      raise ValueError(f"task.num_hard_negatives={self.num_hard_negatives}: must be 0 or more")
 
   @property
   def num_segments(self) -> int:
-    return 2 + self.num_negatives
+    return 2 + self.num_hard_negatives
 
   @property
   def reader(self) -> Encoder:
@@ -175,7 +175,7 @@ class Embed(Encoder):
 
   @property
   def _group_names(self) -> tuple[str, ...]:
-    return tuple(f"group_{number}" for number in range(1 + self.num_negatives))
+    return tuple(f"group_{number}" for number in range(1 + self.num_hard_negatives))
 
   def _candidates(self, example) -> list[str]:
     """The positive of an example and what does not answer it; none where it has no positive."""
@@ -186,8 +186,8 @@ class Embed(Encoder):
     if "text_pair" not in example:
       return []
     negatives = list(example.get("text_negatives", ()))
-    if len(negatives) > self.num_negatives:
-      raise ConfigError(f"has {len(negatives)} texts in text_negatives, task.num_negatives={self.num_negatives}")
+    if len(negatives) > self.num_hard_negatives:
+      raise ConfigError(f"has {len(negatives)} texts in text_negatives, task.num_hard_negatives={self.num_hard_negatives}")
     return [example["text_pair"], *negatives]
 
 

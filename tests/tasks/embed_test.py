@@ -31,12 +31,12 @@ class Vectors:
     return self.text_BSD
 
 
-def make_batch(num_negatives, seed=0):
+def make_batch(num_hard_negatives, seed=0):
   """Vectors and rows, of which two ask the same, two have the same positive, one lacks a negative and one is left out."""
-  rng, C = np.random.default_rng(seed), 1 + num_negatives
+  rng, C = np.random.default_rng(seed), 1 + num_hard_negatives
   groups = np.arange(1, B * C + 1).reshape(B, C)
   groups[1, 0] = groups[0, 0]
-  if num_negatives:
+  if num_hard_negatives:
     groups[3, -1], groups[4, -1] = 0, groups[2, 0]
   question = np.asarray([1, 2, 3, 3, 5, 6])
   weights = np.asarray([1, 1, 1, 1, 1, 0], np.float32)
@@ -73,10 +73,10 @@ def exact(task, text_BSD, batch):
   return found
 
 
-@pytest.mark.parametrize("num_negatives", [0, 2])
+@pytest.mark.parametrize("num_hard_negatives", [0, 2])
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_sums_and_gradient_are_those_of_float64(form, num_negatives):
-  task, (texts, batch) = Embed(num_negatives=num_negatives, pair=True, **form), make_batch(num_negatives)
+def test_sums_and_gradient_are_those_of_float64(form, num_hard_negatives):
+  task, (texts, batch) = Embed(num_hard_negatives=num_hard_negatives, pair=True, **form), make_batch(num_hard_negatives)
   compute = jax.jit(lambda x: task.loss(Vectors(x), jax.tree.map(jnp.asarray, batch), None))
   found, expected = compute(jnp.asarray(texts, jnp.float32)), exact(task, texts, batch)
   assert found.keys() == expected.keys() == task.denominators(batch).keys()
@@ -92,23 +92,23 @@ def test_sums_and_gradient_are_those_of_float64(form, num_negatives):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("num_negatives", [0, 1])
-def test_without_equal_texts_it_is_the_cross_entropy_of_torch(num_negatives):
+@pytest.mark.parametrize("num_hard_negatives", [0, 1])
+def test_without_equal_texts_it_is_the_cross_entropy_of_torch(num_hard_negatives):
   """sentence-transformers' MultipleNegativesRankingLoss, of cosines times 20."""
   import torch
   from torch.nn import functional
 
   rng = np.random.default_rng(1)
-  texts = rng.normal(size=(B, 2 + num_negatives, D)).astype(np.float32)
-  groups = np.arange(1, B * (1 + num_negatives) + 1).reshape(B, -1)
+  texts = rng.normal(size=(B, 2 + num_hard_negatives, D)).astype(np.float32)
+  groups = np.arange(1, B * (1 + num_hard_negatives) + 1).reshape(B, -1)
   batch = {"groups": groups, "question": np.arange(1, B + 1), "weights": np.ones(B, np.float32)}
-  task = Embed(num_negatives=num_negatives, pair=True)
+  task = Embed(num_hard_negatives=num_hard_negatives, pair=True)
   found, gradient = jax.value_and_grad(lambda x: task.loss(Vectors(x), jax.tree.map(jnp.asarray, batch), None)["loss"] / B)(
     texts
   )
   theirs = torch.tensor(texts, requires_grad=True)
   x = functional.normalize(theirs, dim=-1)
-  candidates = torch.cat([x[:, 1 + i] for i in range(1 + num_negatives)])
+  candidates = torch.cat([x[:, 1 + i] for i in range(1 + num_hard_negatives)])
   loss = functional.cross_entropy(20 * x[:, 0] @ candidates.T, torch.arange(B))
   loss.backward()
   np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
@@ -116,7 +116,7 @@ def test_without_equal_texts_it_is_the_cross_entropy_of_torch(num_negatives):
 
 
 def test_a_row_holds_all_texts_apart_and_one_that_is_cut_loses_the_longest_first():
-  task = Embed(num_negatives=2, pair=True)
+  task = Embed(num_hard_negatives=2, pair=True)
   (stored,) = task.prepare(ROWS[0], Bytes())
 
   def read(length):
@@ -225,7 +225,10 @@ def test_a_trained_run_embeds_texts_as_it_was_measured(tmp_path):
     ({"task": {"name": "embed", "pooling": "max"}}, "task.pooling='max': accepted are first, last, mean"),
     ({"task": {"name": "embed", "temperature": 0.0}}, "task.temperature=0.0: must be above 0"),
     ({"task": {"name": "embed", "matryoshka_dims": (8, 8)}}, "task.matryoshka_dims=.*: accepted are different numbers"),
-    ({"task": {"name": "embed", "num_negatives": 3}}, "is told task.num_negatives=3, data 'memory' gives 0 beside a pair"),
+    (
+      {"task": {"name": "embed", "num_hard_negatives": 3}},
+      "is told task.num_hard_negatives=3, data 'memory' gives 0 beside a pair",
+    ),
     ({"seq_len": 4}, "config.seq_len=4: a row holds 2 texts; accepted is 6 or more"),
     ({"data": {"name": "memory", "texts": ("a", "b")}, "task": {"name": "embed", "pair": True}}, "'embed' reads two texts"),
   ],
@@ -245,9 +248,9 @@ def test_columns_of_a_table_beside_a_pair_are_negatives_and_no_other_task_reads_
   path = tmp_path / "x.csv"
   path.write_text("q,a,b,c,label\n" + "".join(f"q{i},a{i},b{i},c{i},{i % 2}\n" for i in range(40)))
   data = {"name": "table", "path": str(path), "text": "q,a,b,c"}
-  assert make_run("embed", data=data).tasks["embed"].num_negatives == 2
+  assert make_run("embed", data=data).tasks["embed"].num_hard_negatives == 2
   outline = build.make_outline(make_config("embed", data=data), jax.devices()[:1])
-  assert outline.program.spec.objective.tasks[0][1].num_negatives == 2
+  assert outline.program.spec.objective.tasks[0][1].num_hard_negatives == 2
   with pytest.raises(ValueError, match="task 'classify' reads no more than two texts, data 'table' gives 2 beside a pair"):
     make_run("classify", data=data | {"label": "label"})
   with pytest.raises(ValueError, match="x.csv line .*: a pair with a label; task 'embed' reads pairs"):

@@ -47,7 +47,7 @@ class Memory:
     return answers.kinds(map(self.__getitem__, range(len(self))))
 
   @property
-  def num_negatives(self) -> int:
+  def num_hard_negatives(self) -> int:
     """The most texts that a row has beside a pair."""
     return max((len(json.loads(row).get("text_negatives", ())) for row in self.rows), default=0)
 

@@ -109,7 +109,7 @@ class Table:
     return len(self.text) >= 2
 
   @property
-  def num_negatives(self) -> int:
+  def num_hard_negatives(self) -> int:
     """Texts of an example beside a pair."""
     return max(len(self.text) - 2, 0)
 
@@ -119,7 +119,7 @@ class Table:
   def __getitem__(self, index: int) -> dict[str, Any]:
     texts, label, _ = self._loaded.splits[self.split][index]
     value = float(label) if self.label_type == "number" else list(self._parts(label)) if self.label_type == "list" else label
-    negatives = {"text_negatives": list(texts[2:])} if self.num_negatives else {}
+    negatives = {"text_negatives": list(texts[2:])} if self.num_hard_negatives else {}
     return dict(zip(("text", "text_pair"), texts, strict=False)) | negatives | ({"label": value} if self.label else {})
 
   def locate(self, index: int) -> dict[str, Any]:
