@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lm import plug
+from lm.config import parse_plug
 from lm.data.store import WINDOW
 from lm.shapes import INPUTS
 from tests.conftest import FAMILIES, KINDS, TEXTS, TINY, make_config, make_data, make_examples, make_run, shrunk
@@ -131,6 +132,13 @@ def test_config_round_trips(task):
   cfg = make_config(task)
   assert config.from_dict(config.to_dict(cfg)) == cfg
   assert hash(cfg) == hash(config.from_dict(config.to_dict(cfg)))
+
+
+@pytest.mark.parametrize("task", plug.names("task"))
+def test_a_task_is_read_back_as_a_checkpoint_keeps_it(task):
+  run = make_run(task)
+  (kept,), (value,) = json.loads(json.dumps(run.described_tasks)).values(), run.tasks.values()
+  assert plug.make("task", parse_plug("task", kept)) == value
 
 
 def test_mlm_loss_reads_masked_positions_only():
