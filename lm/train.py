@@ -322,7 +322,7 @@ class _Loop:
         "params": self.run.program.num_params,
         "tokens": self.tokens,
         "tokens_per_sec": self.tokens / max(seconds.get("train", 0.0) + seconds.get("data wait", 0.0), 1e-9),
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(),
         "time": {name: round(seconds.get(name, 0.0), 3) for name in names},
         "loss_sha256": self.losses.sha256(),
       }
@@ -384,7 +384,7 @@ def _describe_time(summary: dict[str, Any]) -> str:
   return f"{summary['tokens_per_sec']:,.0f} tokens/s, {share:.2%} of the time of steps was waiting for data; {spent}"
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
   """Peak bytes in use: of the first device where it counts them, else of this process."""
   stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
