@@ -94,8 +94,12 @@ KINDS = {
 # Tokens of a row, and the shorter rows of which each is filled, where a sentence is not the measure: a question and a
 # paragraph, all choices, a history and what it is compared with. A text of embed is compared with those of its batch, which
 # would be few where a length is rare: rows of one length have all.
-ROWS = {"span_qa": (384, (96, 160, 256, 384)), "choose": (512, (128, 256, 512)), "rank": (512, (128, 256, 512))}
-ROWS |= {"embed": (128, ())}
+ROWS: dict[str, tuple[int, tuple[int, ...]]] = {
+  "span_qa": (384, (96, 160, 256, 384)),
+  "choose": (512, (128, 256, 512)),
+  "rank": (512, (128, 256, 512)),
+  "embed": (128, ()),
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -34,9 +34,7 @@ def main() -> int:
     file = Path(__file__).parent / "sst2.py"
     cfg = config.load(f"{file}:{args.method}", {"seed": f"{args.seed}", "data_dir": args.data_dir})
     run = build.make_run(cfg)
-    found = peer.train(
-      run, lambda step, loss: print(f"step {step} loss {loss:.4f}", file=sys.stderr) if step % 50 == 0 else None
-    )
+    found = peer.train(run, _say)
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -57,6 +55,11 @@ def main() -> int:
   write_json(args.runs / f"{args.method}-s{args.seed}" / "summary.json", summary)
   print(summary)
   return 0
+
+
+def _say(step: int, loss: float) -> None:
+  if step % 50 == 0:
+    print(f"step {step} loss {loss:.4f}", file=sys.stderr)
 
 
 if __name__ == "__main__":
