@@ -69,7 +69,7 @@ lint: .venv/.dev ## ruff and types
 test: lint ## lint and the tests
 	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not parity" --durations=10
 
-# Every task, family and method with every other, where `make test` runs a covering set.
+# The products of tasks, families and methods, where `make test` runs a covering set.
 contracts: .venv/.dev ## the slow tests
 	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 -m "slow and not parity"
 

@@ -190,6 +190,7 @@ def test_without_any_size_of_the_vocabulary_an_outline_is_refused():
     build.make_outline(make_config(tokenizer="nowhere.model"))
 
 
+@pytest.mark.slow
 def test_a_sweep_ranks_what_fits(free):
   outline = build.make_outline(make_config(batch_size=16), jax.devices()[:2])
   small = fit.largest(build.make_run(make_config(batch_size=16, remat="block"), jax.devices()[:2]).outline).peak_bytes
