@@ -79,7 +79,7 @@ def test_a_run_is_exported_as_theirs(tmp_path):
 def test_a_family_without_such_a_class_is_one_line(tmp_path):
   train.train(make_run("choose", model={**MODEL, "name": "modernbert-base"}, total_steps=1), tmp_path / "run")
   with pytest.raises(
-    ConfigError, match="the head of task 'choose' has no counterpart in transformers for a modernbert"
+    ConfigError, match="the chooser's head of a modernbert has no counterpart; accepted are mlm, classifier"
   ) as caught:
     convert.export_checkpoint(str(tmp_path / "run"), tmp_path / "out")
   assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ SAID = (
 SYSTEM = (
   "{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' %}{% set messages = messages[1:] %}"
 )
-# As the models' makers publish them, without tools, and with what the assistant says marked.
+# As the models' makers publish them, without tools, and with what the assistant says marked; plain is our own.
 PUBLISHED = {
   "chatml": CHATML,
   "qwen": f"{{% if messages[0]['role'] != 'system' %}}{{{{ '<|im_start|>system\n{TEMPLATES['qwen'].system}<|im_end|>\n' }}}}"
@@ -28,6 +28,8 @@ PUBLISHED = {
   "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' + (first if loop.first else '') }}"
   + SAID.format("(m['content'] | trim) + '<end_of_turn>'")
   + "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+  "plain": "{{ bos_token }}{% for m in messages %}{{ m['role'] + ':\n' }}" + SAID.format("(m['content'] | trim) + eos_token")
+  + "{% endfor %}{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}",
 }  # fmt: skip
 
 
