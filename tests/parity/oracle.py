@@ -11,7 +11,6 @@ from tests.parity import agreement
 from tests.parity.families import NAMES, PAD, STDDEV, VARIANTS, VOCAB
 
 CLEAR = 5e-4  # margin of a choice that rounding does not decide
-torch.set_num_threads(1)  # the models are small, and tests run side by side
 transformers.utils.logging.disable_progress_bar()
 AUTO = {
   "mlm": transformers.AutoModelForMaskedLM,
