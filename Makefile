@@ -69,11 +69,11 @@ lint: .venv/.dev ## ruff and types
 test: lint ## lint and the tests
 	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not parity" --durations=10
 
-# Every task, family and method with every other, where `make test` runs a covering set.
+# The products of tasks, families and methods, where `make test` runs a covering set.
 contracts: .venv/.dev ## the slow tests
 	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 -m "slow and not parity"
 
-parity: .venv/.parity ## against transformers and peft, and Beam
+parity: .venv/.parity ## against transformers, peft and lm-eval, and Beam
 	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 -m parity
 
 clean: ## remove .venv and the caches; runs/ stays

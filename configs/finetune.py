@@ -10,6 +10,8 @@ all of them: on 800 made-up reviews (75 steps, two cores) 3e-3 reached 0.94 with
 parameters of a model of BERT's size want `--config.optimizer.learning_rate=5e-5`. `--config.task.class_weights=balanced` gives
 all labels the same part in the loss, `spam=5,ham=1` others.
 
+Under LoRA and every other method that leaves kernels frozen, `--config.quantizer=nf4` keeps them in 4 bits (QLoRA).
+
 Any number of labels per row, "price|food" or a list in jsonl; it ends with micro and macro F1:
 
 python -m lm.main --config=configs/finetune.py:multilabel --workdir=runs/topics --config.init_from=runs/tiny_mlm \\
@@ -30,6 +32,43 @@ python -m lm.main --config=configs/finetune.py:tag --workdir=runs/names --config
 --config.data.tag_column=-1` say the columns. Spans in JSON, as CLUENER has them, where every character has a tag:
 `--config.data="spans(path='train.json',validation='dev.json')" --config.task.words=character`.
 
+Answers that stand in a text, in the JSON of SQuAD 1.1 or 2.0; it ends with exact match and F1, and every answer by its
+question's id in predictions_<split>.json. BERT's own on SQuAD are rates of 3e-5 to 5e-5, 2 or 3 epochs, `task.stride` 128:
+
+python -m lm.main --config=configs/finetune.py:span_qa --workdir=runs/squad --config.init_from=answerdotai/ModernBERT-base \\
+  --config.data.path=train-v2.0.json --config.data.validation=dev-v2.0.json --config.optimizer.learning_rate=3e-5
+
+One of several choices, as in SWAG (`--config.data.context=sent1 --config.data.question=sent2
+--config.data.columns=ending0,ending1,ending2,ending3`), COPA, or RACE (a list, letters). A row holds all choices, so `seq_len`
+is the length of all of them, each with the context:
+
+python -m lm.main --config=configs/finetune.py:choose --workdir=runs/race --config.init_from=runs/tiny_mlm \\
+  --config.data.path=race.jsonl --config.data.context=article --config.data.question=question --config.data.columns=options \\
+  --config.data.label=answer --config.data.first=A
+
+What a user takes next, from the texts of what came before: two tables, of interactions and of items, as MovieLens has them. It
+ends with nDCG@10, recall@10, MRR and AUC among all items, beside popularity. `--config.task.kind=pointwise` is binary
+cross-entropy instead of BPR:
+
+python -m lm.main --config=configs/finetune.py:rank --workdir=runs/films --config.init_from=runs/tiny_mlm \\
+  --config.data.path=ratings.csv --config.data.items_path=movies.csv --config.data.user=userId --config.data.item=movieId \\
+  --config.data.time=timestamp --config.data.text=title,genres
+
+Texts as vectors: pairs of a question and what answers it, further columns of what does not, or single texts, alike by their
+label or by nothing but themselves (SimCSE). The other texts of the batch are negatives; it ends with recall, nDCG, MRR and MAP:
+
+python -m lm.main --config=configs/finetune.py:embed --workdir=runs/vectors --config.init_from=runs/tiny_mlm \\
+  --config.data.path=faq.csv --config.data.text=question,answer
+
+`--config.task.matryoshka_dims=256,128,64` trains leading dims to be used alone. Models of BERT's size want 2e-5 and the largest
+batch that fits.
+
+Few labelled texts, by what a pretrained model, masked or autoregressive, puts in the place of {answer}; step 0 is zero-shot:
+
+python -m lm.main --config=configs/finetune.py:prompt_classify --workdir=runs/few --config.init_from=runs/tiny_mlm \\
+  --config.data.path=reviews.csv --config.data.text=review --config.data.label=stars --config.data.examples_per_label=10 \\
+  --config.task.pattern="{text} It was {answer}." --config.task.verbalizers=1=terrible,5=great
+
 python -m lm.main --config=configs/finetune.py:sft --workdir=runs/sft --config.init_from=runs/tiny --config.data.path=talk.jsonl
 python -m lm.main --config=configs/finetune.py:dpo --workdir=runs/dpo --config.init_from=runs/sft --config.data.path=pairs.jsonl
 
@@ -46,25 +85,42 @@ KINDS = {
   "multilabel": ("multilabel", dict(name="table", label="label", label_type="list")),
   "regress": ("regress", dict(name="table", label="label", label_type="number")),
   "tag": ("tag", dict(name="conll")),
+  "span_qa": ("span_qa", dict(name="squad")),
+  "choose": ("choose", dict(name="choices")),
+  "rank": ("rank", dict(name="interactions")),
+  "embed": ("embed", dict(name="table")),
+  "prompt_classify": ("prompt_classify", dict(name="table", label="label")),
+}
+# Tokens of a row, and the shorter rows of which each is filled, where a sentence is not the measure: a question and a
+# paragraph, all choices, a history and what it is compared with. A text of embed is compared with those of its batch, which
+# would be few where a length is rare: rows of one length have all.
+ROWS: dict[str, tuple[int, tuple[int, ...]]] = {
+  "span_qa": (384, (96, 160, 256, 384)),
+  "choose": (512, (128, 256, 512)),
+  "rank": (512, (128, 256, 512)),
+  "embed": (128, ()),
 }
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """arg: "" for one label, multilabel for any number of them, regress for numbers, tag for words, sft and dpo for chats."""
+  """arg: "" for one label, or what else is learned, as the error names them."""
   if arg in ("sft", "dpo"):
     return _chat(arg)
   if arg not in KINDS:
     kinds = "'' (classification of texts or pairs), multilabel (several labels), regress (a number), tag (named entities)"
-    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}, sft (conversations) and dpo (preferences)")
+    kinds += ", span_qa (answers in a text), choose (multiple choice), rank (recommendations), embed (vectors)"
+    kinds += ", prompt_classify (few labels), sft (conversations) and dpo (preferences)"
+    raise ValueError(f"configs/finetune.py:{arg}: accepted are {kinds}")
   task, data = KINDS[arg]
+  seq_len, buckets = ROWS.get(arg, (128, (32, 64, 128)))
   return ConfigDict(
     dict(
       init_from="runs/tiny_mlm",
       task=task,
       data=data,
       optimizer=dict(name="adamw", learning_rate=3e-3, schedule="linear", warmup_steps="10%", weight_decay=0.01, b2=0.999),
-      seq_len=128,
-      length_buckets=(32, 64, 128),
+      seq_len=seq_len,
+      length_buckets=buckets,
       batch_size=32,
       total_steps="3 epochs",
       eval_every="20%",

@@ -147,16 +147,17 @@ def _assemble(
 def _make_parts(
   cfg: Config, architecture: TransformerConfig, tok: Tokenizer, devices: list[jax.Device] | None
 ) -> dict[str, Any]:
-  """The fields of a Spec that need no data, and the regularizer, so that a slip in them is found before any is read."""
-  _check_length(cfg, architecture)
+  """The fields of a Spec that need no data, regularizer and quantizer, so that a slip in them is found before any is read."""
   peft = plug.make("peft", cfg.peft).read_with(tok.encode)
+  _check_length(cfg, architecture, peft.position_shift)
+  quantizer = plug.make("quantizer", cfg.quantizer) if cfg.quantizer else None
   optimizer: Optimizer = plug.make("optimizer", cfg.optimizer)
   mesh = sharding.make_mesh(cfg.mesh, devices or jax.devices())
   _check_mesh(cfg, architecture, mesh)
   accumulation = _accumulation(cfg, mesh)
   regularizer = plug.make("regularizer", cfg.regularizer) if cfg.regularizer else None
   of_spec = {"peft": peft, "optimizer": optimizer, "mesh": mesh, "accumulation": accumulation, "sharding": cfg.sharding}
-  return of_spec | {"regularizer": regularizer}
+  return of_spec | {"regularizer": regularizer, "quantizer": quantizer}
 
 
 def _make_loader(cfg: Config, streams: tuple[StreamData, ...]) -> tuple[Loader, int]:
@@ -176,14 +177,20 @@ def _make_spec(
   heads = tuple(sorted(dict(head for task in by_key.values() for head in task.heads).items()))
   dtype = device.compute_dtype(cfg.dtype, parts["mesh"].devices.flat[0])
   attention = kernel.choose(cfg.attention, parts["mesh"].devices.flat[0])
-  model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll, attention)
+  model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll, attention, quantizer=parts["quantizer"])
   sharing = {key: tuple(name for name in keys if keys[name] == key) for key in by_key}
   several = tuple((key, names) for key, names in sharing.items() if len(names) > 1)
   softening = Softening(cfg.label_smoothing, cfg.z_loss)
-  regularizer, of_spec = parts["regularizer"], {name: part for name, part in parts.items() if name != "regularizer"}
-  intercept = parts["peft"].intercept
+  regularizer, intercept = parts["regularizer"], parts["peft"].intercept
+  of_spec = {name: part for name, part in parts.items() if name not in ("regularizer", "quantizer")}
   objective = Objective(model, tuple(by_key.items()), intercept, cfg.loss_chunk, several, softening, regularizer)
   of_spec["peft"] = parts["peft"].resolve(total_steps)
+  if objective.needs_whole_batch and of_spec["accumulation"] > 1:
+    name = next(key for key, task in by_key.items() if task.needs_whole_batch)
+    raise ConfigError(
+      f"config.tokens_per_device={cfg.tokens_per_device}: makes {of_spec['accumulation']} micro-batches of a batch, all rows"
+      f" of which the task of stream {name!r} compares; leave it unset; config.remat and config.batch_size save memory too"
+    )
   return Spec(model=model, objective=objective, total_steps=total_steps, **of_spec)
 
 
@@ -225,15 +232,21 @@ def _make_architecture(cfg: Config, base: Path | None, tok: Tokenizer) -> Transf
   return architecture
 
 
-def _check_length(cfg: Config, architecture: TransformerConfig) -> None:
+def _check_length(cfg: Config, architecture: TransformerConfig, position_shift: int) -> None:
   if cfg.seq_len > architecture.max_len:
     raise ConfigError(f"config.seq_len={cfg.seq_len}: the model takes at most {architecture.max_len} (model.max_len)")
+  if architecture.positions == "learned" and cfg.seq_len + position_shift > architecture.max_len:
+    raise ConfigError(
+      f"config.seq_len={cfg.seq_len}: the model has {architecture.max_len} positions (model.max_len), of which"
+      f" peft={cfg.peft.name!r} takes {position_shift}"
+    )
 
 
 def _make_tasks(cfg: Config, architecture: TransformerConfig, tok: Tokenizer, source: Any) -> dict[str, Task]:
   """The task of every stream. source: as a function of (stream, split)."""
   each = lambda name, stream: _make_task(name, stream, source, architecture, tok, cfg.seq_len)
-  return {name: each(name, stream) for name, stream in cfg.all_streams.items()}
+  room = cfg.seq_len - plug.make("peft", cfg.peft).num_virtual_tokens
+  return {name: each(name, stream).fitted(room) for name, stream in cfg.all_streams.items()}
 
 
 def _make_task(name: str, stream: Stream, source: Any, architecture: TransformerConfig, tok: Tokenizer, seq_len: int) -> Task:
@@ -242,17 +255,10 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
   if task.targets:
     task = _with_targets(name, stream, task, getattr(source(name, "train"), task.targets, ()))
     task = _balanced(task, source(name, "train"))
-  pairs = getattr(source(name, "train"), "pairs", False)
-  if getattr(task, "pair", False) and not pairs or pairs and not hasattr(task, "pair"):
-    number = lambda two: "two texts" if two else "one text"
-    raise ConfigError(
-      f"stream {name!r}: task {stream.task.name!r} reads {number(not pairs)} per example,"
-      f" data {stream.data.name!r} gives {number(pairs)}"
-    )
-  if pairs:
-    task = dataclasses.replace(task, pair=True)
+  task = _with_texts(name, stream, task, source(name, "train"))
   if task.needs_mask and tok.mask_id is None:
     raise ConfigError(f"stream {name!r}: task {stream.task.name!r} needs a tokenizer with a mask token; this one has none")
+  task = task.read_with(tok, architecture.causal)
   task.check(tok, seq_len)
   if task.causal is not None and task.causal != architecture.causal:
     kinds = {True: "autoregressive (model.causal=True)", False: "bidirectional (model.causal=False)"}
@@ -263,10 +269,33 @@ def _make_task(name: str, stream: Stream, source: Any, architecture: Transformer
   return task
 
 
+def _with_texts(name: str, stream: Stream, task: Task, source: Any) -> Task:
+  """The task that reads as many texts of an example as the source gives: a pair, and what does not answer it."""
+  pairs, num_hard_negatives = getattr(source, "pairs", False), getattr(source, "num_hard_negatives", 0)
+  if getattr(task, "pair", False) and not pairs or pairs and not hasattr(task, "pair"):
+    number = lambda two: "two texts" if two else "one text"
+    raise ConfigError(
+      f"stream {name!r}: task {stream.task.name!r} reads {number(not pairs)} per example,"
+      f" data {stream.data.name!r} gives {number(pairs)}"
+    )
+  read = getattr(task, "num_hard_negatives", None)
+  if read not in (0, num_hard_negatives) and (read or num_hard_negatives):
+    takes = "reads no more than two texts" if read is None else f"is told task.num_hard_negatives={read}"
+    raise ConfigError(
+      f"stream {name!r}: task {stream.task.name!r} {takes}, data {stream.data.name!r} gives {num_hard_negatives} beside a pair"
+    )
+  told: dict[str, Any] = {"pair": True} if pairs and not getattr(task, "pair", True) else {}
+  told |= {"num_hard_negatives": num_hard_negatives} if num_hard_negatives else {}
+  return dataclasses.replace(task, **told)
+
+
 # What a task needs of its source, by `Task.targets`: in words, how many, and the settings that give them.
 TARGETS = {
   "labels": ("labelled examples of 2 classes or more", 2, "data.label"),
   "tags": ("tagged sentences of 2 tags or more", 2, "data=conll(path=FILE), data=spans(path=FILE)"),
+  "answers": ("questions with answers in a text", 1, "data=squad(path=FILE)"),
+  "choices": ("examples of 2 choices or more", 2, "data=choices(path=FILE)"),
+  "items": ("a catalogue of 2 items or more", 2, "data=interactions(path=FILE,items_path=FILE)"),
   "numbers": ("examples labelled with numbers", 1, "data.label with data.label_type=number"),
 }
 
@@ -302,7 +331,8 @@ def _task_keys(tasks: dict[str, Task]) -> dict[str, str]:
     for clash in (other for other in keys if tasks[other] != task):
       for head, spec in tasks[clash].heads:
         if dict(task.heads).get(head, spec) != spec:
-          raise ConfigError(f"streams {clash!r} and {name!r}: both read head {head!r} but of different shape")
+          own = "; task.head_name gives one its own" if hasattr(task, "head_name") else ""
+          raise ConfigError(f"streams {clash!r} and {name!r}: both read head {head!r} but of different shape{own}")
     keys[name] = keys[twin] if twin else name
   return keys
 

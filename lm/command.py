@@ -17,7 +17,7 @@ USAGE = """usage: python -m lm.main --config=FILE[:ARGUMENT] [--workdir=DIR] [--
        python -m lm.main --mode=show --config=FILE[:ARGUMENT] [--config.SETTING=VALUE ...]
        python -m lm.main --mode=evaluate --workdir=DIR [--checkpoint=best|last|STEP]
        python -m lm.main --mode=predict --workdir=DIR --input=ROWS --output=FILE [--checkpoint=...] [--text=COLUMN ...]
-       python -m lm.main --list[=configs|tasks|models|peft|sources|filters|optimizers|regularizers|evaluators]
+       python -m lm.main --list[=configs|tasks|models|peft|quantizers|sources|filters|optimizers|regularizers|evaluators]
 
   --config          a file with get_config(argument), e.g. configs/tiny.py or configs/tiny.py:smoke
   --config.a.b      overrides one setting, e.g. --config.optimizer.learning_rate=3e-4 --config.peft="lora(rank=16)"
@@ -59,7 +59,7 @@ FLAGS = {
 }
 NEEDED = {"train": ("config",), "show": ("config",), "evaluate": ("workdir",), "predict": ("workdir", "input", "output")}
 SWITCHES = ("--help", "-h", "--accept_changes", "--list")  # need no value
-KINDS = ("configs", "tasks", "models", "peft", "sources", "filters", "optimizers", "regularizers", "evaluators")
+KINDS = ("configs", "tasks", "models", "peft", "quantizers", "sources", "filters", "optimizers", "regularizers", "evaluators")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +156,10 @@ def next_commands(workdir: Path, heads: set[str], exports: bool) -> list[str]:
   lines = [f"python -m lm.main --mode=evaluate --workdir={workdir} --checkpoint=best"]
   if "lm" in heads:
     lines.append(f'python -m tools.generate --workdir={workdir} --prompt="..."')
-  if heads & {"classify", "tag"}:
-    lines.append(
-      f"python -m lm.main --mode=predict --workdir={workdir} --checkpoint=best --input=rows.csv --output=predictions.jsonl"
-    )
+  if heads & {"classify", "tag", "span"}:
+    texts = " --text=question,context" if "span" in heads else ""
+    input = f"--input=rows.csv --output=predictions.jsonl{texts}"
+    lines.append(f"python -m lm.main --mode=predict --workdir={workdir} --checkpoint=best {input}")
   if exports:
     lines.append(f"python -m tools.convert export --from={workdir} --to={workdir}-hf --checkpoint=best")
   return [*lines, f"python -m tools.report {workdir}", f"tensorboard --logdir {workdir}  # pip install tensorboard"]

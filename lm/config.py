@@ -67,6 +67,7 @@ class Config:
   data: Plug | None = None  # source; with task the one stream of a run
   streams: tuple[tuple[str, Stream], ...] = ()  # several streams by name, instead of task and data
   peft: Plug = Plug("full")  # what trains and what is added around the model
+  quantizer: Plug | None = None  # keeps frozen kernels of the backbone in 4 bits (nf4) or 8 (int8); none
   optimizer: Plug = Plug("adamw")  # update rule and schedule
   regularizer: Plug | None = None  # what training adds to the loss of any task by running a batch again; none
   label_smoothing: float = 0.0  # share of each target that is spread over all classes, in training

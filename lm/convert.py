@@ -1,8 +1,9 @@
-"""Between Hugging Face directories and workdirs: import, export, and a check of what either computes (`tools.convert`)."""
+"""Between Hugging Face directories and workdirs: import, export, merge, and what either computes (`tools.convert`)."""
 
 import dataclasses
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lm import config, hub, record, saved, tree
+from lm import adapters, config, hub, record, saved, tree
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
 from lm.files import read_json
@@ -38,7 +39,7 @@ def import_checkpoint(source: str, out: Path) -> str:
     raise ConfigError(f"--from={source}: is the workdir of a run already; give it as config.init_from")
   _check_empty(out)
   architecture, tok, tasks = saved.read_architecture(folder), saved.find_tokenizer(folder), saved.load_tasks(folder)
-  found = saved.scan(folder)
+  found = saved.check_merged(saved.scan(folder))
   flat = weights.load(found, {leaf.name: _parts(leaf.shape) for leaf in found.leaves})
   task = next(iter(tasks), "causal" if architecture.causal else "mlm")
   cfg = config.from_dict({"task": task, "data": "memory", "seq_len": architecture.max_len})
@@ -73,7 +74,7 @@ def export_checkpoint(source: str, out: Path, which: str = "last", dtype: str = 
 
 
 def export_adapter(source: str, out: Path, which: str = "last") -> str:
-  """Writes what a LoRA run trained as a directory of the peft library; returns a line about it.
+  """Writes what a run trained beside its base as a directory of the peft library; returns a line about it.
 
   Raises:
     ConfigError: a source that is no workdir of such a run, or an `out` that holds something.
@@ -83,11 +84,43 @@ def export_adapter(source: str, out: Path, which: str = "last") -> str:
   if not saved.is_workdir(folder):
     raise ConfigError(f"--adapter: --from={source} is not the workdir of a run")
   found, run = save_adapter(folder, out, which), _run(folder)
-  base = read_json(out / adapter.CONFIG)["base_model_name_or_path"]
+  base, method = read_json(out / adapter.CONFIG)["base_model_name_or_path"], run["config"]["peft"]["name"]
   num_params = run["manifest"]["params"]["trainable"]
-  (out / "README.md").write_text(make_adapter_card(out.name, found.kind, base, num_params, run))
+  (out / "README.md").write_text(make_adapter_card(out.name, method, found.kind, base, run))
   needs = "; export the base too, for transformers" if saved.is_workdir(Path(base)) else ""
-  return f"{out}: LoRA adapter of {base}, {num_params:,} parameters{needs}"
+  return f"{out}: {method} adapter of {base}, {num_params:,} parameters{needs}"
+
+
+def merge_adapters(sources: Sequence[str], out: Path, how: str = "linear", rank: int = 0) -> str:
+  """Writes the weighted sum of LoRA adapters of one base as a directory of peft; returns a line about it.
+
+  sources: "PATH:WEIGHT", of runs or of directories of peft. how, rank: as `lm.adapters.merge` takes them.
+
+  Raises:
+    ConfigError: text that is none of these, adapters of several bases, or as `lm.adapters.merge`.
+  """
+  _check_empty(out)
+  shares = dict(map(_share, sources))
+  if len(shares) < len(sources):
+    raise ConfigError(f"merge: {', '.join(sources)}: has an adapter twice")
+  first = saved.find(next(iter(shares)), "merge")
+  folder = record.find_base(first) if saved.is_workdir(first) else saved.find_adapted(first)
+  if folder is None:
+    raise ConfigError(f"merge: {first} is no adapter; accepted are runs that started from a base, and directories of peft")
+  model, params = saved.load_model(folder)
+  base = adapters.Base(folder, str(folder), model, tree.flatten(params))
+  merged = adapters.merge({source: adapters.load(source, base) for source in shares}, shares, base, how, rank)
+  adapters.save(merged, base, out)
+  return f"{out}: lora adapter of {folder}, rank {getattr(merged.method, 'rank', 0)}, of {' '.join(sources)} by {how}"
+
+
+def _share(text: str) -> tuple[str, float]:
+  """("PATH", 0.7) of "PATH:0.7"."""
+  path, _, weight = text.rpartition(":")
+  try:
+    return path, float(weight)
+  except ValueError as error:
+    raise ConfigError(f"merge: {text!r}: expected PATH:WEIGHT") from error
 
 
 def push(folder: Path, repository: str) -> str:

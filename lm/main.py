@@ -58,7 +58,7 @@ def _train(command: Command) -> int:
   workdir = commands.workdir(command, cfg)
   print(set_up_process())
   from lm import build, record, report, train
-  from lm.interop import settings
+  from lm.interop import weights
 
   received: list[int] = []
   stop = stop_on_signals(received)
@@ -73,7 +73,7 @@ def _train(command: Command) -> int:
   if summary["status"] == "interrupted":
     return 128 + next(iter(received), signal.SIGTERM)  # of several processes, another one may have been asked
   heads = {task.head for task in run.tasks.values()}
-  exports = settings.has_counterpart(run.program.spec.model.cfg) and "tag" not in heads
+  exports = weights.is_written(run.program.spec.model)
   print("next:", *commands.next_commands(workdir, heads, exports), sep="\n  ")
   return 0
 

@@ -66,6 +66,24 @@ def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> flo
   return float(np.mean(2 * hits[present] / total[present])) if present.any() else 0.0
 
 
+def f1(labels: ArrayLike, predictions: ArrayLike, positive: int) -> float:
+  """F1 = 2 tp / (2 tp + fp + fn) of one class; 0 where it is neither present nor predicted."""
+  true, found = np.asarray(labels) == positive, np.asarray(predictions) == positive
+  total = int(true.sum() + found.sum())
+  return 2 * int(np.sum(true & found)) / total if total else 0.0
+
+
+def matthews(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> float:
+  """Matthews correlation, -1 to 1, of any number of classes (Gorodkin 2004); 0 where either is the same everywhere.
+
+  Of two classes it is the Pearson correlation of labels and predictions as 0 and 1.
+  """
+  one_hot = lambda x: np.eye(num_classes)[np.asarray(x)]
+  true_NC, found_NC = (x_NC - x_NC.mean(0) for x_NC in (one_hot(labels), one_hot(predictions)))
+  scale = np.sqrt(np.sum(true_NC**2) * np.sum(found_NC**2))
+  return float(np.clip(np.sum(true_NC * found_NC) / scale, -1, 1)) if scale > 1e-9 else 0.0
+
+
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
   """Correlation of two series, -1 to 1; 0 where one of them is the same everywhere, which leaves it undefined."""
   x, y = (np.asarray(series, np.float64) for series in (x, y))
@@ -85,6 +103,30 @@ def ranks(values: ArrayLike) -> np.ndarray:
   _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
   last = np.cumsum(counts)
   return (last - (counts - 1) / 2)[place]
+
+
+def ranking(hit_QN: np.ndarray, k: int = 10) -> dict[str, np.ndarray]:
+  """Of every question, what its ranking is worth, [Q] by name; each has something that is relevant.
+
+  recall@1, recall@k: the share of what is relevant that stands in the first places. ndcg@k (Järvelin and Kekäläinen 2002):
+  the sum of 1 / log2(rank + 1) over it there, divided by the largest possible. mrr@k: 1 / rank of the first one, 0 behind k.
+  map: the mean over all that is relevant of the share of relevant ones down to it.
+
+  hit_QN: bool, whether a question's n-th document is relevant.
+  """
+  num_relevant_Q, rank_N = hit_QN.sum(1), np.arange(1, hit_QN.shape[1] + 1)
+  recall = lambda k: hit_QN[:, :k].sum(1) / num_relevant_Q
+  discount_K = 1 / np.log2(rank_N[:k] + 1)
+  ideal_Q = np.cumsum(discount_K)[np.minimum(num_relevant_Q, len(discount_K)) - 1]
+  precision_QN = np.cumsum(hit_QN, axis=1) / rank_N[None, :]
+  first_Q = hit_QN.argmax(1) + 1
+  return {
+    "recall@1": recall(1),
+    f"recall@{k}": recall(k),
+    f"ndcg@{k}": hit_QN[:, :k] @ discount_K / ideal_Q,
+    f"mrr@{k}": np.where(first_Q <= k, 1 / first_Q, 0),
+    "map": (precision_QN * hit_QN).sum(1) / num_relevant_Q,
+  }
 
 
 def flops_per_token(active: float, trainable: float, num_layers: int, attention_dim: int, seq_len: int) -> float:

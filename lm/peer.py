@@ -43,6 +43,8 @@ class Peer:
     torch, transformers, peft = _libraries()
     if [type(task).__name__ for task in run.tasks.values()] != ["Classify"] or run.base is None:
       raise ConfigError("peer: compares a run of task classify that starts from a Hugging Face directory (config.init_from)")
+    if run.program.spec.model.quantizer:
+      raise ConfigError("peer: has no counterpart of config.quantizer; leave it unset")
     optimizer = run.program.spec.optimizer
     if not isinstance(optimizer, Adamw) or optimizer.ema_rate:
       raise ConfigError("peer: compares runs with config.optimizer=adamw, without ema_rate")

@@ -20,6 +20,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 PACKAGES = {
   "task": "lm.tasks",
   "peft": "lm.peft",
+  "quantizer": "lm.quantizers",
   "optimizer": "lm.optim",
   "regularizer": "lm.regularizers",
   "data": "lm.data.sources",
@@ -30,8 +31,11 @@ PRESETS = "lm.models.presets"
 # Fields that the caller gives, so that a config cannot: every source is read for several splits.
 CALLERS = {"data": ("split",), "evaluator": ("run", "name")}
 # Files beside the plug-ins that hold their contract or serve them.
-CONTRACTS = {"task", "peft", "optimizer", "regularizer", "evaluator", "source", "filter"}
-NOT_PLUGINS = CONTRACTS | {"__init__", "text_rows", "average", "objective", "forward", "cross_entropy", "readout", "tagged"}
+CONTRACTS = {"task", "peft", "quantizer", "optimizer", "regularizer", "evaluator", "source", "filter"}
+NOT_PLUGINS = CONTRACTS | {
+  "__init__", "text_rows", "average", "objective", "forward", "cross_entropy", "contrast", "readout", "tagged", "windowed",
+  "harness",
+}  # fmt: skip
 # Short forms: the plug-in that a prefix stands for, and the options that follow it, parted by colons.
 SHORT = {"tfds": ("tfds", ("dataset",)), "hf": ("hub", ("repo", "config"))}
 WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}
@@ -112,9 +116,11 @@ def kinds_with(option: str) -> list[str]:
   files = {"model": [root / "models" / "transformer_config.py"]}
   folder = lambda kind: root.parent.joinpath(*PACKAGES[kind].split("."))
   files |= {
-    kind: [folder(kind) / f"{name}.py" for name in names(kind)] for kind in ("peft", "task", "data", "optimizer", "regularizer")
+    kind: [folder(kind) / f"{name}.py" for name in names(kind)]
+    for kind in ("peft", "task", "data", "quantizer", "optimizer", "regularizer")
   }
-  files["optimizer"].append(folder("optimizer") / "optimizer.py")  # most of their options are of all of them
+  for kind in ("quantizer", "optimizer"):
+    files[kind].append(folder(kind) / f"{kind}.py")  # most of their options are of all of them
   declares = lambda path: re.search(rf"^  {re.escape(option)}: \w", path.read_text(), re.MULTILINE)
   return [kind for kind, paths in files.items() if option not in CALLERS.get(kind, ()) and any(map(declares, paths))]
 

@@ -45,10 +45,14 @@ def predict_file(predictor: Predictor, input: Path, output: Path, task: str = ""
   """
   check_paths(input, output)
   key = predictor.find_task(task)
+  if not predictor.tasks[key].reads_texts:
+    raise ConfigError(
+      f"--mode=predict: reads texts, and the run's task {key!r} rows of several columns; lm.load gives predictions"
+    )
   read = _reading(predictor.data[key], reading)
   file = RowFile(str(input), "--input", prefix="--", **{name: read[name] for name in ("encoding", "delimiter", "quoting")})
   file.check()
-  _check_pair(read["text"], getattr(predictor.tasks[key], "pair", False))
+  _check_pair(read["text"], getattr(predictor.tasks[key].reader, "pair", False))
   origin = {"input": _sha256(input), "model": predictor.fingerprint(), "task": key, **read, "text": list(read["text"])}
   beside = output.with_name(output.name + ".origin.json")
   done, size = _resume(output, beside, origin)

@@ -4,43 +4,32 @@ Texts go the way of training: the task prepares them, a store in memory, rows of
 """
 
 import dataclasses
-import functools
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from lm import config, record, saved, sharding, tree
+from lm import adapters, config, record, saved, sharding, tree
+from lm.adapters import Adapter, Base
 from lm.checkpoint import choose
 from lm.config import ConfigError
-from lm.data import dialogue, encode, store, template
-from lm.data.loader import EMPTY, EvalLoader, StreamData
-from lm.data.reserve import virtual_ids
+from lm.data import dialogue, template
 from lm.data.tokenizer import Tokenizer
-from lm.infer import generate
+from lm.engine import Engine
 from lm.infer.generate import Sampler
+from lm.interop import sentence
 from lm.models.model import Model
-from lm.shapes import Batch
 from lm.tasks.dpo import Dpo
-from lm.tasks.objective import Objective
-from lm.tasks.readout import Embed, Score
+from lm.tasks.embed import Encoder
+from lm.tasks.readout import Score, TokenMean
 from lm.tasks.sft import Sft
 from lm.tasks.task import Task
 
-SHORTEST = 32  # tokens of the shortest row that is compiled; the others are its doubles, up to the run's longest
 Example = str | tuple[str, str] | Mapping[str, Any]  # a text, a pair, or a row with "text" and perhaps "text_pair"
-
-
-class _Result(NamedTuple):
-  """arrays: per stored sequence, [N, ...] by name. owner_N: the example each comes from. num_cut: those longer than a row."""
-
-  arrays: dict[str, np.ndarray]
-  owner_N: np.ndarray
-  num_cut: int
 
 
 def load(
@@ -61,22 +50,25 @@ def load(
   """
   folder = saved.find(str(path), "path")
   over = sharding.make_mesh(mesh or config.Mesh(), list(devices or jax.devices()))
-  step, max_len = 0, 0
+  step, max_len = 0, sentence.read_max_len(folder)
   data: dict[str, dict[str, Any]] = {}
   if saved.is_workdir(folder):
     cfg = record.load_config(folder)
     step = choose(folder / "checkpoints", checkpoint)
     data, max_len = {name: dict(stream.data.options) for name, stream in cfg.all_streams.items()}, cfg.seq_len
   model, params = saved.load_model(folder, step, over)
+  params = jax.device_put(params, tree.unflatten(sharding.by_name(model.abstract, over)))
+  tasks, max_len = saved.load_tasks(folder, step), min(max_len or model.max_len, model.max_len)
   return Predictor(
     model=model,
-    params=jax.device_put(params, tree.unflatten(sharding.by_name(model.abstract, over))),
+    params=params,
     tokenizer=saved.load_tokenizer(folder),
-    tasks=saved.load_tasks(folder, step),
+    tasks=tasks,
     data=data,
     mesh=over,
     step=step,
-    max_len=max_len or model.cfg.max_len,
+    max_len=max_len,
+    base=Base(folder, str(path), model, tree.flatten(params), tasks, max_len),
   )
 
 
@@ -84,6 +76,7 @@ def load(
 class Predictor:
   """A model with its tokenizer. tasks: those of its run by name. data: the options of their sources. step: of the checkpoint.
 
+  base: what was loaded. adapters: those of it by name, of which `use` chooses one.
   Methods take any number of texts and keep their order. `batch_size` rows are computed at a time (rounded up to a multiple
   of the devices), the last batch is filled up; it changes time and memory, not what is found beyond rounding.
   """
@@ -96,29 +89,65 @@ class Predictor:
   mesh: jax.sharding.Mesh
   step: int
   max_len: int  # tokens of the longest row, specials included: the model has learned from no longer one
+  base: Base
+  adapters: Mapping[str, Adapter] = dataclasses.field(default_factory=dict)
+
+  def add_adapter(self, name: str, path: str | Path, checkpoint: str | int = "last") -> "Predictor":
+    """The same with one more adapter: that of a run that started from this base, or of a directory of peft.
+
+    Raises:
+      ConfigError: no adapter, or one of another base.
+    """
+    return self._add(name, adapters.load(str(path), self.base, checkpoint))
+
+  def merge_adapters(self, shares: Mapping[str, float], name: str, how: str = "linear", rank: int = 0) -> "Predictor":
+    """The same with one more adapter, the weighted sum of LoRA adapters: {"a": 0.7, "b": 0.3}; see `lm.adapters.merge`."""
+    return self._add(name, adapters.merge(self.adapters, shares, self.base, how, rank))
+
+  def use(self, name: str = "") -> "Predictor":
+    """The base with the adapter of that name, "" without any. Adapters of equal methods share what is compiled."""
+    base, chosen = self.base, adapters.find(self.adapters, name) if name else None
+    model = chosen.around(base.model) if chosen else base.model
+    flat = {**base.params, **(chosen.params if chosen else {})}
+    return dataclasses.replace(
+      self,
+      model=model,
+      params=tree.unflatten({name: flat[name] for name in tree.flatten(model.abstract)}),
+      tasks=chosen.tasks if chosen else base.tasks,
+      max_len=(chosen and chosen.max_len) or min(base.max_len, model.max_len),
+    )
+
+  def save_adapter(self, name: str, directory: str | Path) -> None:
+    """Writes an adapter as peft loads it; errors as `pretrained.write_adapter`."""
+    adapters.save(adapters.find(self.adapters, name), self.base, Path(directory))
+
+  def _add(self, name: str, adapter: Adapter) -> "Predictor":
+    place = sharding.by_name(adapter.around(self.base.model).abstract, self.mesh)
+    params = {key: jax.device_put(array, place[key]) for key, array in adapter.params.items()}
+    return dataclasses.replace(self, adapters={**self.adapters, name: dataclasses.replace(adapter, params=params)})
 
   def predict(self, texts: Iterable[Example], batch_size: int = 32, task: str = "") -> list[dict[str, Any]]:
     """What the run's task says of each text, e.g. [{"label": "positive", "scores": {"negative": 0.1, "positive": 0.9}}].
 
     Args:
-      texts: texts, (text, text) pairs, or rows {"text": ..., "text_pair": ...}; a label among them is not read.
+      texts: texts, (text, text) pairs, or rows {"text": ..., "text_pair": ...}; of a task that chooses, rows {"context": ...,
+        "question": ..., "choices": [...]}. A label among them is not read.
       task: which one, where the run has several that predict.
 
     A text longer than the run's longest row is cut, which a warning counts.
     """
     predictions, num_cut = self.predict_counted(texts, batch_size, task)
-    _warn_cut(num_cut, len(predictions), self._longest)
+    _warn_cut(num_cut, len(predictions), self.engine.longest)
     return predictions
 
   def predict_counted(self, texts: Iterable[Example], batch_size: int = 32, task: str = "") -> tuple[list[dict[str, Any]], int]:
     """`predict`, and how many texts were cut instead of a warning."""
-    chosen = self.tasks[self.find_task(task)]
-    rows = _rows(texts, getattr(chosen, "pair", False))
-    result = self._run(chosen, rows, batch_size)
+    chosen = self.tasks[self.find_task(task)].reader
+    rows = _rows(texts, getattr(chosen, "pair", False)) if chosen.reads_texts else _examples(texts)
+    result = self.engine.read(chosen, rows, batch_size)
     if result is None:
       return [], 0
-    assert len(np.unique(result.owner_N)) == len(result.owner_N), "a task that describes predictions stores one per example"
-    described = chosen.describe_predictions(result.arrays, self.tokenizer)
+    described = chosen.describe_predictions(chosen.join(result.arrays, result.owner_N), self.tokenizer)
     return [chosen.quote(found, row) for found, row in zip(described, rows, strict=True)], result.num_cut
 
   def find_task(self, task: str = "") -> str:
@@ -152,13 +181,12 @@ class Predictor:
       seed: decides the samples, together with the number of prompts.
     """
     self._check_autoregressive("generate")
-    whole = all(task.prompt_is_prefix for task in self.tasks.values() if task.head == "lm")
-    sampler = Sampler(temperature, top_k, top_p, max_new_tokens, whole)
+    sampler = Sampler(temperature, top_k, top_p, max_new_tokens, self.engine.prompt_is_prefix)
     tok, rows = self.tokenizer, _rows(prompts)
     if not rows:
       return []
     tokens = [[tok.bos_id, *tok.encode(row["text"])] for row in rows]
-    written = self._write(tokens, tok.eos_id, sampler, seed)
+    written = self.engine.write(tokens, tok.eos_id, sampler, seed)
     return [tok.decode(ids) for ids in written]
 
   def chat(
@@ -190,7 +218,7 @@ class Predictor:
       return []
     tokens = [template.tokenize(messages, tok, self.template, prompt=True)[0].tolist() for messages in asked]
     sampler = Sampler(temperature, top_k, top_p, max_new_tokens)
-    written = self._write(tokens, end if isinstance(end, int) else tok.eos_id, sampler, seed)
+    written = self.engine.write(tokens, end if isinstance(end, int) else tok.eos_id, sampler, seed)
     answers = [tok.decode(ids) for ids in written]
     return [answer.partition(end)[0] for answer in answers] if isinstance(end, str) and end else answers
 
@@ -211,7 +239,7 @@ class Predictor:
     """
     self._check_autoregressive("score")
     rows = _rows(texts)
-    result = self._run(Score(max_len=self._longest), rows, batch_size)
+    result = self.engine.read(Score(max_len=self.engine.longest), rows, batch_size)
     if result is None:
       return []
     nats = np.bincount(result.owner_N, result.arrays["loss"], len(rows))
@@ -223,14 +251,16 @@ class Predictor:
     ]
 
   def embed(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
-    """[N, D] fp32: the mean of the last hidden states over each text's tokens, specials left out; zeros for an empty text.
+    """[N, D] fp32, a vector for each text: as task `embed` trained them, or the directory of sentence-transformers says.
 
+    Of other models the mean of the last hidden states over a text's tokens, specials left out; zeros for an empty text.
     A text longer than the run's longest row is cut, which a warning counts.
     """
-    result = self._run(Embed(), _rows(texts), batch_size)
+    trained = [task.reader for task in self.tasks.values() if isinstance(task, Encoder)]
+    result = self.engine.read(trained[0] if trained else TokenMean(), _rows(texts), batch_size)
     if result is None:
       return np.zeros((0, self.model.cfg.model_dim), np.float32)
-    _warn_cut(result.num_cut, len(result.owner_N), self._longest)
+    _warn_cut(result.num_cut, len(result.owner_N), self.engine.longest)
     return result.arrays["embedding"]
 
   def fingerprint(self) -> str:
@@ -238,56 +268,13 @@ class Predictor:
     return f"{tree.sha256(self.params)}/{self.tokenizer.fingerprint()}"
 
   @property
-  def _longest(self) -> int:
-    """Tokens of the longest text that a row takes behind what a method trained in front of it."""
-    return self.max_len - self.model.num_virtual_tokens
-
-  def _write(self, prompts: Sequence[Sequence[int]], stop: int, sampler: Sampler, seed: int) -> list[list[int]]:
-    """What the model writes behind each prompt, with what a method trained in front of all of them."""
-    in_front = virtual_ids(self.model.num_virtual_tokens).tolist()
-    with sharding.use(self.mesh):
-      return generate.generate(self.model, self.params, [[*in_front, *prompt] for prompt in prompts], stop, sampler, seed)
+  def engine(self) -> Engine:
+    """What it computes with."""
+    return Engine(self.model, self.params, self.tokenizer, self.mesh, self.max_len, self.tasks)
 
   def _check_autoregressive(self, what: str) -> None:
     if "lm" not in dict(self.model.heads):
       raise ConfigError(f"{what}: needs an autoregressive run (task causal); this one has {', '.join(self.tasks)}")
-
-  def _run(self, task: Task, examples: Sequence[Mapping[str, Any]], batch_size: int) -> _Result | None:
-    """What the task's `predict` gives for every sequence of the examples, in their order; None without any."""
-    if batch_size < 1:
-      raise ConfigError(f"batch_size={batch_size}: must be at least 1")
-    if not examples:
-      return None
-    prepared = [task.prepare(example, self.tokenizer) for example in examples]
-    owner_N = np.repeat(np.arange(len(examples)), [len(sequences) for sequences in prepared])
-    kept = store.Store(None, encode.collect(sequence for sequences in prepared for sequence in sequences))
-    num_virtual = self.model.num_virtual_tokens
-    lengths = self._lengths(int(kept.lengths.max()) + num_virtual)
-    shards = sharding.num_batch_shards(self.mesh)
-    stream = StreamData("predict", "predict", task, kept, self.tokenizer, num_virtual=num_virtual)
-    rows = -(-batch_size // shards) * shards
-    loader = EvalLoader(stream, batch_size=rows, seq_len=lengths[-1], buckets=lengths)
-    objective = Objective(self.model, (("predict", task),))
-    arrays: dict[str, np.ndarray] = {}
-    with sharding.use(self.mesh):
-      for batch, sequence_B in loader:
-        found = jax.device_get(_predict(objective, self.params, sharding.place(batch, self.mesh)))
-        filled = sequence_B != EMPTY
-        for name, values in found.items():
-          _put(arrays, name.split("/", 1)[1], sequence_B[filled], values[filled], len(owner_N))
-    return _Result(arrays, owner_N, int(np.sum(kept.lengths > self._longest)))
-
-  def _lengths(self, longest: int) -> tuple[int, ...]:
-    """Row lengths up to one that takes `longest` tokens, or the run's longest: 70 -> (32, 64, 128)."""
-    lengths = [min(SHORTEST, self.max_len)]
-    while lengths[-1] < min(longest, self.max_len):
-      lengths.append(min(2 * lengths[-1], self.max_len))
-    return tuple(lengths)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _predict(objective: Objective, params: dict, batch: Batch) -> dict[str, jax.Array]:
-  return objective.predict(params, batch)
 
 
 def _rows(texts: Iterable[Example], pair: bool = False) -> list[Mapping[str, Any]]:
@@ -308,16 +295,16 @@ def _rows(texts: Iterable[Example], pair: bool = False) -> list[Mapping[str, Any
       raise ConfigError(
         f"texts[{i}]: expected texts in {' and '.join(wanted)}; the row has {', '.join(map(str, row)) or 'none'}"
       )
-    rows.append({name: value for name, value in row.items() if name not in ("label", "tags")})
+    rows.append({name: value for name, value in row.items() if name not in ("label", "tags", "answers")})
   return rows
 
 
-def _put(arrays: dict[str, np.ndarray], name: str, places: np.ndarray, values: np.ndarray, count: int) -> None:
-  """Puts values [R, ...] at places [R] of an array [count, ...] that grows where rows are longer than those before: zeros."""
-  whole = arrays.get(name, np.zeros((count, *values.shape[1:]), values.dtype))
-  grow = [(0, max(new - old, 0)) for new, old in zip(values.shape[1:], whole.shape[1:], strict=True)]
-  arrays[name] = whole = np.pad(whole, [(0, 0), *grow]) if any(more for _, more in grow) else whole
-  whole[(places, *(slice(size) for size in values.shape[1:]))] = values
+def _examples(rows: Iterable[Any]) -> list[Mapping[str, Any]]:
+  """Rows of any columns, without label."""
+  found = [rows] if isinstance(rows, str) else list(rows)
+  if not all(isinstance(row, Mapping) for row in found):
+    raise ConfigError(f"predict: the run's task reads rows with columns, expected a list of those, got {str(rows)[:200]}")
+  return [{name: value for name, value in row.items() if name != "label"} for row in found]
 
 
 def _warn_cut(num_cut: int, total: int, max_len: int) -> None:

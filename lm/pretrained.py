@@ -9,20 +9,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm import plug, record, saved, tree
+from lm import record, saved, tree
 from lm.config import ConfigError
 from lm.data import reserve
 from lm.data.hf_tokenizer_export import to_huggingface
 from lm.data.tokenizer import Tokenizer
 from lm.files import write_json
-from lm.interop import adapter, settings, weights
+from lm.interop import adapter, sentence, settings, weights
+from lm.interop.adapters.format import Trained
 from lm.models.family import Family
 from lm.models.head_spec import HeadSpec
+from lm.models.heads import ROW_HEADS
 from lm.models.model import Model
-from lm.peft.lora import Lora
+from lm.tasks.choose import Choose
 from lm.tasks.classify import Classify
+from lm.tasks.embed import Encoder
 from lm.tasks.forward import pool
 from lm.tasks.multilabel import Multilabel
+from lm.tasks.tag import Tag
 from lm.tasks.task import Task
 from lm.tasks.text_rows import TextRows
 
@@ -42,13 +46,15 @@ class Pretrained:
 
   @property
   def labels(self) -> tuple[str, ...]:
-    """Of its classifier, in the order of its outputs; () without one, or where its output is a number."""
-    return next((task.labels for task in self.tasks.values() if isinstance(task, Classify | Multilabel)), ())
+    """Of the head that an export keeps, in the order of its outputs; () where these have no names."""
+    tags = [task.classes for task in self.tasks.values() if isinstance(task, Tag)]
+    labels = [task.labels for task in self.tasks.values() if isinstance(task, Classify | Multilabel)]
+    return next(iter({"tagger": tags, "classifier": labels}.get(self.kind, ())), ())
 
   @property
   def pooling(self) -> str:
     """What the classifier reads of the hidden states, "" as the model does."""
-    return next((task.pooling for task in self.tasks.values() if isinstance(task, TextRows)), "")
+    return next((task.pooling for task in self.tasks.values() if isinstance(task, TextRows | Choose)), "")
 
   @property
   def kind(self) -> str:
@@ -58,21 +64,25 @@ class Pretrained:
   @property
   def exported(self) -> Model:
     """The model with the head that an export keeps."""
-    kind = self.kind
-    return dataclasses.replace(self.model, heads=tuple(head for head in self.model.heads if head[1].kind == kind or not kind))
+    kind = self.kind or "classifier"  # a pooler
+    return dataclasses.replace(self.model, heads=tuple(head for head in self.model.heads if head[1].kind == kind))
 
   def describe(self, family: Family) -> dict[str, Any]:
     """The config.json of an export; errors as `settings.write_pooling` and `weights.check_heads`."""
-    weights.check_heads(self.model)
+    weights.check_heads(family, self.exported)
     cfg, kind = self.model.cfg, self.kind
     described = settings.write(family, cfg) | {"architectures": [family.classes[kind]], **self.token_ids}
-    if kind != "classifier":
+    if kind == "chooser":
+      return described | settings.write_pooling(family, cfg.causal, self.pooling)
+    if kind not in weights.LABELLED:
       return described
     names = dict(enumerate(self.labels or ("LABEL_0",)))
+    described |= {"id2label": {str(i): name for i, name in names.items()}, "label2id": {name: i for i, name in names.items()}}
+    if kind != "classifier":
+      return described
     several = any(isinstance(task, Multilabel) for task in self.tasks.values())
     problem = "multi_label_classification" if several else "" if self.labels else "regression"
     described |= {"problem_type": problem} if problem else {}
-    described |= {"id2label": {str(i): name for i, name in names.items()}, "label2id": {name: i for i, name in names.items()}}
     return described | settings.write_pooling(family, cfg.causal, self.pooling)
 
   def run(self, tokens, segment_ids=None, positions=None, attention_mask=None) -> dict[str, np.ndarray]:
@@ -80,7 +90,7 @@ class Pretrained:
 
     What a method trained in front of the text is there too, and what the model says of it is left out.
     hidden_states are in transformers' order: the embedding's output, each block's, the last one after the final norm.
-    logits: [B, T, V] of a vocabulary's head, [B, N] of a classifier.
+    logits: [B, T, V] of a vocabulary's head, [B, T, N] of a tagger, [B, T, 2] (start, end) of spans, [B, N] of a classifier.
 
     Args:
       segment_ids: equal in tokens that see each other, 0 on padding; all 1 if not given.
@@ -98,7 +108,7 @@ class Pretrained:
 
 
 def load_pretrained(path: str | Path, checkpoint: str | int = "last") -> Pretrained:
-  """The checkpoint of a Hugging Face directory or id, of an adapter merged into its base, or of a workdir; it computes in fp32.
+  """The checkpoint of a Hugging Face directory or id, of an adapter beside its base, or of a workdir; it computes in fp32.
 
   checkpoint: of a workdir: "last", "best" or the number of a step.
 
@@ -130,12 +140,16 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
   folder, cfg, kind = Path(directory), pretrained.model.cfg, pretrained.kind
   family = settings.nearest(cfg)
   written = pretrained.describe(family) | {"dtype": dtype}
+  embeds = next((task for task in pretrained.tasks.values() if isinstance(task, Encoder) and not kind), None)
   if pretrained.tokenizer is not None:  # the one that may be refused comes first, so that nothing is left behind
-    # A decoder that classifies reads [cls a sep], as the task writes it.
-    to_huggingface(pretrained.tokenizer, folder, cfg.max_len, cfg.causal and kind != "classifier", cfg.token_types > 1)
+    # A decoder that classifies or embeds reads [cls a sep], as the task writes it.
+    generates = cfg.causal and kind != "classifier" and embeds is None
+    to_huggingface(pretrained.tokenizer, folder, cfg.max_len, generates, cfg.token_types > 1)
   folder.mkdir(parents=True, exist_ok=True)
   weights.save(pretrained.exported, tree.flatten(params), family, folder, dtype)
   write_json(folder / "config.json", written)
+  if embeds is not None:
+    sentence.write(folder, embeds.read_from(cfg.causal), embeds.normalize, cfg.model_dim, cfg.max_len)
   if kind == "lm":
     ids = {name: value for name, value in pretrained.token_ids.items() if name.split("_")[0] in ("bos", "eos", "pad")}
     write_json(folder / "generation_config.json", ids)
@@ -143,41 +157,49 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
 
 
 def save_adapter(workdir: Path, directory: Path, which: str | int = "last") -> Pretrained:
-  """Writes what a LoRA run trained as peft loads it onto the run's base; returns the run's model, its products beside.
+  """Writes what a run trained as peft loads it onto the run's base; returns the run's model, the method's leaves beside.
 
-  Beside peft's files, a classifier has its config.json as head.json, for transformers to load the base with.
+  Beside peft's files, a head with labels has its config.json as head.json, for transformers to load the base with.
 
   Raises:
-    ConfigError: a run of another method or without a base, or as `adapter.write`.
+    ConfigError: a run without a base, or of a method that peft does not have, or as `adapter.write`.
   """
-  cfg = record.load_config(workdir)
-  lora = plug.make("peft", cfg.peft)
-  if type(lora) is not Lora or not cfg.init_from:
+  cfg, manifest = record.load_config(workdir), record.read_manifest(workdir)
+  if cfg.peft.name not in adapter.formats() or not cfg.init_from:
     raise ConfigError(
-      f"--adapter: {workdir} trained peft={cfg.peft.name!r} from init_from={cfg.init_from!r}; only a LoRA run that started from"
-      " a base leaves an adapter, export it without --adapter"
+      f"--adapter: {workdir} trained peft={cfg.peft.name!r} from init_from={cfg.init_from!r}; accepted are runs of"
+      f" {', '.join(sorted(adapter.formats()))} that started from a base, export others without --adapter"
     )
-  if lora.init == "pissa":
+  method = saved.read_method(workdir).resolve(manifest["total_steps"])
+  if getattr(method, "init", "") == "pissa":
     raise ConfigError(
       f"--adapter: {workdir} trained peft.init='pissa', whose product belongs to what remained of the base; export it without"
       " --adapter"
     )
   _, flat = saved.load_unmerged(workdir, which)
   found = Pretrained(
-    saved.read_model(workdir, which),
+    dataclasses.replace(saved.read_model(workdir, which), tuner=method),
     tree.unflatten(flat),
     tasks=saved.load_tasks(workdir, which),
     token_ids=saved.token_ids(workdir),
   )
-  described = found.describe(settings.nearest(found.model.cfg))
-  base = Path(cfg.init_from).expanduser()
-  directory.mkdir(parents=True, exist_ok=True)
-  base_name = str(base.resolve()) if base.is_dir() else cfg.init_from
-  products = {module: (leaves["a"], leaves["b"]) for module, leaves in lora.leaves(flat).items()}
-  adapter.write(directory, found.exported, flat, products, lora.scale, base_name)
-  if found.kind == "classifier":
-    write_json(directory / adapter.HEAD, described)
+  write_adapter(found, directory, cfg.init_from, manifest["base"]["sha256"] or "", manifest["total_steps"])
   return found
+
+
+def write_adapter(found: Pretrained, directory: Path, base: str, base_sha256: str, total_steps: int = 0) -> None:
+  """Writes what the model's tuner has trained, and its head, as peft loads it.
+
+  Args:
+    base: what it was trained on: a folder or an id of the hub. base_sha256: of its parameters. total_steps: of the run.
+  """
+  described = found.describe(settings.nearest(found.model.cfg))
+  folder = Path(base).expanduser()
+  model = dataclasses.replace(found.exported, tuner=None)
+  trained = Trained(model, tree.flatten(found.params), found.model.tuner, total_steps)
+  adapter.write(directory, trained, str(folder.resolve()) if folder.is_dir() else base, base_sha256)
+  if found.kind in weights.LABELLED:
+    write_json(directory / adapter.HEAD, described)
 
 
 def _with_virtual(inputs: dict[str, np.ndarray], num: int) -> dict[str, np.ndarray]:
@@ -211,7 +233,7 @@ def _inputs(model: Model, tokens_BT, segment_ids, positions, attention_mask) -> 
     slots_BT = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
     positions = slots_BT - np.maximum.accumulate(np.where(starts_BT, slots_BT, 0), axis=1)
   arrays = {"tokens": tokens_BT, "segment_ids": segment_ids_BT, "positions": np.asarray(positions)}
-  limit = cfg.max_len - model.num_virtual_tokens if cfg.positions == "learned" else None
+  limit = model.max_len - model.num_virtual_tokens if cfg.positions == "learned" else None
   _check("positions", arrays["positions"], tokens_BT.shape, limit)
   rows = {"row": np.arange(len(tokens_BT))}
   return {name: np.asarray(array, np.int32) for name, array in (arrays | rows).items()}
@@ -235,12 +257,13 @@ def _run(model: Model, pooling: str, params: dict, inputs: dict[str, Any]) -> di
   h_BTD, row_B = states_LBTD[-1], inputs["row"]
   found = {"hidden_states": states_LBTD}
   for name, spec in ((name, spec) for name, spec in model.heads if spec.kind in weights.HEADS):
-    if spec.kind != "classifier":
+    if spec.kind not in (*ROW_HEADS, "chooser"):
       found["logits"] = model.logits(params, name, h_BTD, row_B)
       continue
     if spec.num_outputs:
       read_BD = pool(h_BTD, inputs, pooling or ("last" if model.cfg.causal else "first"))
-      found["logits"] = model.logits(params, name, read_BD, row_B)
+      read = read_BD[:, None] if spec.kind == "chooser" else read_BD  # a row is a choice
+      found["logits"] = model.logits(params, name, read, row_B)
     if model.cfg.pooler == "tanh":
       alone = dataclasses.replace(model, heads=((name, HeadSpec("classifier", 0)),))
       found["pooled"] = alone.logits(params, name, pool(h_BTD, inputs, "first"), row_B)

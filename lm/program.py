@@ -18,6 +18,7 @@ from lm import metrics, sharding, tree
 from lm.models.model import Model
 from lm.optim.optimizer import Optimizer
 from lm.peft.peft import Peft
+from lm.quantizers.quantizer import is_packed
 from lm.shapes import INPUTS, Batch
 from lm.state import NEVER, REFERENCE, TrainState
 from lm.step import init_loss_scale, make_eval_step, make_train_step
@@ -47,7 +48,7 @@ class Program:
     boxed = jax.eval_shape(lambda rng: self._init_params(rng, {})[1], rng)
     self.axes = sharding.logical_axes(boxed)
     self.places = sharding.places(boxed, spec.mesh, spec.sharding)
-    self.trainable = {name: spec.peft.trainable(name) for name in self.axes}
+    self.trainable = {name: not is_packed(name) and spec.peft.trainable(name) for name in self.axes}
     if not any(self.trainable.values()):
       raise ValueError(f"config.peft={spec.peft}: no parameter trains")
     self._starts = self._find_starts()
@@ -64,7 +65,8 @@ class Program:
     flat = tree.flatten(self.abstract.params)
     share = lambda name: np.mean(self._starts[name] < NEVER) if name in self._starts else 1.0
     trainable = sum(round(leaf.size * share(name)) for name, leaf in flat.items())
-    return {"total": tree.count(self.abstract.params) + tree.count(self._model_frozen), "trainable": trainable}
+    total = sum(self._size(name, leaf) for part in self._model_parts for name, leaf in tree.flatten(part).items())
+    return {"total": total, "trainable": trainable}
 
   def flops_per_token(self, seq_len: int) -> float:
     """Of the train step, by `metrics.flops_per_token`; of experts, those that a token is sent to count.
@@ -73,19 +75,22 @@ class Program:
     """
     cfg = self.spec.model.cfg
     share = cfg.experts_per_token / cfg.num_experts if cfg.num_experts else 1.0
-    size = lambda name, leaf: leaf.size * (share if "experts" in self.axes[name][:-1] else 1.0)
-    trainable, frozen = (
-      sum(size(name, leaf) for name, leaf in tree.flatten(part).items()) for part in (self.abstract.params, self._model_frozen)
-    )
+    size = lambda name, leaf: self._size(name, leaf) * (share if "experts" in self.axes[name][:-1] else 1.0)
+    trainable, frozen = (sum(size(name, leaf) for name, leaf in tree.flatten(part).items()) for part in self._model_parts)
     of_step = lambda trains: metrics.flops_per_token(
       trainable + frozen, trains, cfg.num_layers, cfg.num_heads * cfg.channels, seq_len
     )
     return of_step(trainable) + (of_step(trainable + frozen) / 3 if self.spec.objective.needs_reference else 0.0)
 
   @property
-  def _model_frozen(self) -> dict:
-    """The frozen parameters that the model itself has."""
-    return {name: part for name, part in self.abstract.frozen.items() if name != REFERENCE}
+  def _model_parts(self) -> tuple[dict, dict]:
+    """The parameters that train, and the frozen ones that the model itself has."""
+    return self.abstract.params, {name: part for name, part in self.abstract.frozen.items() if name != REFERENCE}
+
+  def _size(self, name: str, leaf: Any) -> int:
+    """Scalars that a parameter stands for."""
+    quantizer = self.spec.model.quantizer
+    return quantizer.num_weights(name, leaf.size) if quantizer else leaf.size
 
   @property
   def abstract_sharded(self) -> TrainState:
@@ -175,18 +180,21 @@ class Program:
     return {name: start for name, start in starts.items() if start.any()}
 
   def _init_params(self, rng: jax.Array, base: dict[str, Any]) -> tuple[dict, dict]:
-    """Boxed parameters by name before the PEFT method adds its own, and the tree with them."""
+    """Boxed parameters by name before the PEFT method adds its own, and the tree with them, quantised."""
     boxed = tree.flatten(self.spec.model.init(rng))
     for name, value in base.items():
       boxed[name] = boxed[name].replace(value=jnp.asarray(value, boxed[name].value.dtype))
-    return boxed, self.spec.peft.attach(tree.unflatten(boxed), jax.random.fold_in(rng, 1))
+    peft, quantizer = self.spec.peft, self.spec.model.quantizer
+    attach = lambda boxes: tree.flatten(peft.attach(tree.unflatten(boxes), jax.random.fold_in(rng, 1)))
+    before, attached = quantizer.attach(boxed, attach, peft.trainable) if quantizer else (boxed, attach(boxed))
+    return before, tree.unflatten(attached)
 
   def _init_state(self, rng: jax.Array, base: dict[str, Any]) -> TrainState:
     before, attached = self._init_params(rng, base)
     params, frozen = tree.split(nn.unbox(attached), self.trainable.__getitem__)
     if self.spec.objective.needs_reference:
       own = tree.flatten(attached)  # of which the method may have changed some: a PiSSA start takes its product off
-      moved = {name: box for name, box in before.items() if own.get(name) is not box or self.trainable[name]}
+      moved = {name: box for name, box in before.items() if name in own and own[name] is not box or self.trainable.get(name)}
       frozen = frozen | {REFERENCE: nn.unbox(tree.unflatten(moved))}
     return TrainState(
       step=jnp.zeros((), jnp.int32),

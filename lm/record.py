@@ -158,7 +158,7 @@ def _config_sha256(cfg: Config) -> str:
 
 def _check_plugs(cfg: Config) -> None:
   """Raises ConfigError for a plug-in, option or value that does not exist: a slip of the keys is no other identity."""
-  for kind in ("peft", "optimizer", "regularizer", "model"):
+  for kind in ("peft", "quantizer", "optimizer", "regularizer", "model"):
     value = getattr(cfg, kind)
     if value is not None:
       plug.make(kind, value)

@@ -19,7 +19,7 @@ SHOWN = {
   "loss": "loss (nats per {per})",
   "accuracy": "accuracy (share of {per}s)",
   "macro_f1": "macro F1",
-  "f1": "F1 (of entities)",
+  "f1": "F1 (of entities, or of the second label)",
   "pearson": "Pearson correlation",
   "spearman": "Spearman correlation",
   "mse": "mean squared error",

@@ -73,7 +73,8 @@ class Run:
   def described_tasks(self) -> dict[str, dict[str, Any]]:
     """Tasks as plug-ins with all their options, the label set among them: what a manifest and a checkpoint keep."""
     streams = self.config.all_streams
-    return {key: {"name": streams[key].task.name, **dataclasses.asdict(task)} for key, task in self.tasks.items()}
+    options = lambda task: {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.init}
+    return {key: {"name": streams[key].task.name, **options(task)} for key, task in self.tasks.items()}
 
   @property
   def saves_frozen(self) -> bool:

@@ -35,7 +35,8 @@ class Field:
   column: the column of the store, the field's own name if empty. shift: how many positions later in the document it is
   read: the causal task's targets are the column `tokens` with shift 1, so nothing is stored twice and a document that is
   split over rows loses no prediction.
-  partner: read from another sequence, drawn anew in every epoch (dims ("T",), only tasks that do not pack).
+  partner: n reads it from the n-th other sequence that is drawn, anew in every epoch, among those that have something in the
+  column; 0 from its own (dims ("T",), only tasks that do not pack). A sequence without tokens takes no row: it is only drawn.
   """
 
   dims: tuple[str, ...]
@@ -43,7 +44,7 @@ class Field:
   pad: int = 0
   column: str = ""
   shift: int = 0
-  partner: bool = False
+  partner: int = 0
 
 
 def kernel_dims(axes: Sequence[str | None]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

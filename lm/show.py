@@ -19,6 +19,7 @@ LISTED = {
   "tasks": "task",
   "models": "model",
   "peft": "peft",
+  "quantizers": "quantizer",
   "sources": "data",
   "filters": "filter",
   "optimizers": "optimizer",

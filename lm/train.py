@@ -161,7 +161,9 @@ def _find_origin(run: Run, workdir: Path, accept_changes: bool) -> _Origin:
     changed = [name for name, *_, kind in config.changes(record.load_config(other), cfg) if kind == "identity"]
     changed = [name for name in changed if name not in ("resume_from", "total_steps")]
     changed += [name for name, *_ in record.architecture_changes(run, other) if name not in changed]
-    shaped = [name for name in changed if name == "optimizer.name" or name.startswith(("model", "peft", "init_from"))]
+    shaped = [
+      name for name in changed if name == "optimizer.name" or name.startswith(("model", "peft", "quantizer", "init_from"))
+    ]
     if shaped:
       raise ConfigError(
         f"config.resume_from={cfg.resume_from!r}: has another {shaped[0]}, so its state does not fit; use init_from"
@@ -320,7 +322,7 @@ class _Loop:
         "params": self.run.program.num_params,
         "tokens": self.tokens,
         "tokens_per_sec": self.tokens / max(seconds.get("train", 0.0) + seconds.get("data wait", 0.0), 1e-9),
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(),
         "time": {name: round(seconds.get(name, 0.0), 3) for name in names},
         "loss_sha256": self.losses.sha256(),
       }
@@ -382,7 +384,7 @@ def _describe_time(summary: dict[str, Any]) -> str:
   return f"{summary['tokens_per_sec']:,.0f} tokens/s, {share:.2%} of the time of steps was waiting for data; {spent}"
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
   """Peak bytes in use: of the first device where it counts them, else of this process."""
   stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:

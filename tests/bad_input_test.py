@@ -48,7 +48,7 @@ BAD = [
   (CAUSAL, ["data=pydoc"], ["pydoc", "'pydocs'"]),
   (CAUSAL, ["data=memory"], ["memory", "no examples"]),
   (CAUSAL, ["data=text", "data.path=missing.txt"], ["missing.txt", "no such file"]),
-  ("configs/finetune.py:rank", [], ["configs/finetune.py:rank", "classification", "regress"]),
+  ("configs/finetune.py:order", [], ["configs/finetune.py:order", "classification", "regress"]),
   (CAUSAL, ["data=table"], ["data.path", "not set", ".csv"]),
   (CAUSAL, ["data=table(path=missing.csv)"], ["data.path='missing.csv'", "no such file"]),
   (CAUSAL, ["data=table(path=setup.cfg)"], ["data.path='setup.cfg'", ".parquet"]),

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import minilm
 from experiments.tpu_preflight.cases import CASES
 from lm import build, config, duration, plug, sharding, train, tree
 from lm.config import ConfigError
@@ -181,3 +182,50 @@ def test_recipes_for_conversations_train_when_they_are_made_tiny(arg, metric, tm
   metrics = train.train(run, tmp_path / "run")["metrics"]
   assert f"eval/validation/{metric}" in metrics
   assert metrics["eval/validation/loss"] < metrics["step0/eval/validation/loss"]
+
+
+# Experiments on words and spans of public data, with the vocabulary that they read it by.
+PLACES = {
+  "squad/squad.py:lora": ("bert-base-uncased", "span_qa"),
+  "wnut17_ner/wnut17.py:bioes": ("bert-base-uncased", "tagging"),
+  "cluener_zh/pretrained.py": ("bert-base-chinese", "tagging"),
+  "cluener_zh/scratch.py": ("bert-base-chinese", "tagging"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_an_experiment_on_public_data_trains_when_its_model_is_made_tiny(name, data_dir, tmp_path, monkeypatch):
+  monkeypatch.setattr(minilm, "directory", lambda: "runs/minilm")
+  vocabulary, evaluator = PLACES[name]
+  loaded = config.load(f"experiments/{name}", {"data_dir": str(data_dir)})
+  small = {
+    "init_from": "",
+    "model": shrunk("bert-base-uncased", vocab_size=0, num_layers=1, max_len=loaded.seq_len),
+    "tokenizer": str(data_dir / "tokenizers" / vocabulary),
+    "cache_dir": str(CACHE / "data"),
+    "total_steps": 2,
+    "eval_every": 2,
+    "length_buckets": (),  # each is compiled
+    "evaluators": {"validation": {"name": evaluator, "split": "validation"}},
+  }
+  metrics = train.train(build.make_run(config.from_dict(config.to_dict(loaded) | small), jax.devices()[:1]), tmp_path)[
+    "metrics"
+  ]
+  assert 0 <= metrics["eval/validation/f1"] < 0.5
+  assert metrics["eval/validation/loss"] < metrics["step0/eval/validation/loss"]
+
+
+@pytest.mark.parametrize(("arg", "metric"), [("choose", "accuracy"), ("rank", "ndcg")])
+def test_recipes_for_choices_and_recommendations_train_when_they_are_made_tiny(arg, metric, tmp_path):
+  write = lambda name, rows: (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+  write("choose.jsonl", [{"article": f"{i}", "choices": ["a", "b"], "label": i % 2} for i in range(40)])
+  write("rank.jsonl", [{"user": i % 8, "item": i * i % 11, "time": i} for i in range(48)])
+  write("items.jsonl", [{"item": i, "text": f"film {i}"} for i in range(11)])
+  found = {"data.path": str(tmp_path / f"{arg}.jsonl"), "cache_dir": str(CACHE / "data")}
+  found |= {"data.context": "article"} if arg == "choose" else {"data.items_path": str(tmp_path / "items.jsonl")}
+  found |= {} if arg == "choose" else {"task.item_len": 10, "task.num_negatives": 2}
+  small = {"model": shrunk("bert-tiny"), "tokenizer": "bytes", "init_from": "", "seq_len": 64, "length_buckets": ()}
+  small |= {"total_steps": 2, "eval_every": 2}
+  values = config.to_dict(load("finetune", arg, **found)) | small
+  metrics = train.train(build.make_run(config.from_dict(values), jax.devices()[:1]), tmp_path / "run")["metrics"]
+  assert f"eval/test/{metric}" in metrics

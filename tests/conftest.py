@@ -32,7 +32,9 @@ SIZES = {"num_layers": 2, "model_dim": 32, "num_heads": 4, "ffn_dim": 64, "max_l
 # The first preset of every family file, and those for study.
 _BY_FILE = {plug.describe("model", name): name for name in reversed(plug.names("model"))}
 TINY = ["bert-tiny", "gpt2-tiny"]
+EXPERTS = _BY_FILE[plug.describe("model", "mixtral-8x7b")]
 FAMILIES = [*sorted(_BY_FILE.values()), *TINY]
+KINDS = [*TINY, EXPERTS]  # an encoder, a decoder and a decoder of experts
 # Seconds that one test file may take, both workers added up. They are told at the end.
 BUDGET = 120.0
 LONGER = {
@@ -41,6 +43,7 @@ LONGER = {
   "tests/predictor_test.py": 180.0,  # runs of every kind, used on one device and on eight
   "tests/interop/adapter_test.py": 180.0,  # runs on top of runs
   "tests/parity/adapter_test.py": 300.0,  # a base and a run of every kind of head
+  "tests/parity/adapter_methods_test.py": 300.0,  # a base and a run of every method
   "tests/parity/methods_test.py": 300.0,  # every method on two models, with gradients
   "tests/parity/export_test.py": 300.0,  # a run of every kind of head
 }
@@ -85,10 +88,20 @@ def shrunk(name: str, **changes) -> dict:
 
 # Tasks that write symbols get bytes for them that no text of ours has.
 OPTIONS = {
+  "prompt_classify": {"pattern": "{text}={answer}", "verbalizers": ("module=m", "list=l", "file=f", "parser=pa", "queue=q")},
   "span_corruption": {"sentinel_ids": tuple(range(6, 14))},
   "ul2": {"sentinel_ids": tuple(range(6, 14)), "mode_ids": (19, 20, 21)},
   "fim": {"symbol_ids": (19, 20, 21)},
+  "span_qa": {"max_query_length": 12},
+  "rank": {"item_len": 10, "num_negatives": 2},
 }
+
+
+def asking(text: str) -> dict:
+  """What does the second word do? The third; texts without one have no answer."""
+  _, noun, verb, *_ = [*text.split(), "", "", ""]
+  answers = [{"text": verb, "start": text.index(verb)}] if verb else []
+  return {"text": f"{noun}?", "text_pair": text, "answers": answers}
 
 
 def make_examples(kind, texts=TEXTS) -> list[dict]:
@@ -97,19 +110,25 @@ def make_examples(kind, texts=TEXTS) -> list[dict]:
   said = lambda text: text[4:10].strip() or "?"
   makers = {
     "classify": lambda text: {"text": text, "label": [*text.split(), "", ""][1]},
+    "prompt_classify": lambda text: {"text": text, "label": [*text.split(), "", ""][1]},
     "regress": lambda text: {"text": text, "label": str(len([*text.split(), "", ""][1]) / 2)},
     "multilabel": lambda text: {"text": text, "label": [*text.split(), "", ""][1:3]},
     "tag": lambda text: {"text": text, "tokens": text.split(), "tags": tags_of(text)},
+    "span_qa": asking,
     "dpo": lambda text: {"prompt": asked(text), "chosen": said(text), "rejected": said(text)[::-1]},
+    "choose": lambda text: {"context": text, "choices": [said(text), "it", asked(text)], "label": len(asked(text)) % 3},
+    "rank": lambda text: {"query": text, "positive": said(text)},
+    "embed": lambda text: {"text": asked(text), "text_pair": said(text)},
     "sft": lambda text: {"prompt": asked(text), "response": said(text)},
   }
-  return [makers.get(kind, lambda text: {"text": text})(text) for text in texts]
+  catalogue = [{"item": item} for item in dict.fromkeys(map(said, texts))] if kind == "rank" else []
+  return catalogue + [makers.get(kind, lambda text: {"text": text})(text) for text in texts]
 
 
 def make_data(kind, texts=TEXTS) -> dict:
   """Options of a source of these examples."""
   examples = make_examples(kind, texts)
-  if kind in ("classify", "regress"):
+  if kind in ("classify", "prompt_classify", "regress"):
     return {"name": "memory", "texts": tuple(texts), "text_labels": tuple(example["label"] for example in examples)}
   if kind == "multilabel":
     labels = tuple("+".join(example["label"]) for example in examples)

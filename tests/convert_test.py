@@ -15,7 +15,8 @@ from experiments.import_memory.measure import JAX_ALONE, cost
 from lm import convert, saved, tree
 from lm.config import ConfigError
 from lm.data.tokenizer import Bytes
-from lm.interop import load_pretrained
+from lm.interop import load_pretrained, sentence
+from lm.tasks.embed import Encoder
 from tests.conftest import CACHE, LABELS, TEXTS
 from tests.interop.directories import GOLDEN, change, make
 
@@ -56,6 +57,32 @@ def test_an_imported_workdir_is_used_as_the_directory_is(tmp_path):
   found, expected = (model.predict(TEXTS[:3]) for model in models)
   assert found == expected
   np.testing.assert_array_equal(models[0].embed(TEXTS[:3]), models[1].embed(TEXTS[:3]))
+
+
+@pytest.mark.parametrize(("pooling", "normalize"), [("mean", True), ("first", False)])
+def test_a_directory_of_sentence_transformers_says_how_it_embeds_and_so_does_an_export(pooling, normalize, tmp_path):
+  first = make(tmp_path / "first", "bert-base-uncased")
+  sentence.write(first, pooling, normalize, 16, 20)
+  convert.import_checkpoint(str(first), tmp_path / "work")
+  convert.export_checkpoint(str(tmp_path / "work"), tmp_path / "second")
+  models = [lm.load(tmp_path / name, devices=jax.devices()[:1]) for name in ("first", "work", "second")]
+  assert [model.tasks["embed"].reader for model in models] == [Encoder(pooling, normalize)] * 3
+  assert models[0].max_len == 20
+  vectors = [model.embed(["a b", "c"]) for model in models]
+  np.testing.assert_array_equal(vectors[0], vectors[1])
+  np.testing.assert_array_equal(vectors[0], vectors[2])
+  assert np.allclose(np.linalg.norm(vectors[0], axis=1), 1) == normalize
+
+
+def test_another_way_to_embed_is_one_line(tmp_path):
+  first = make(tmp_path / "first", "bert-base-uncased")
+  sentence.write(first, "mean", True, 16, 20)
+  (first / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
+  with pytest.raises(ConfigError, match="config.json: has pooling_mode_max_tokens; accepted is one of"):
+    lm.load(first)
+  (first / "modules.json").write_text('[{"type": "x.Transformer", "path": ""}, {"type": "x.Dense", "path": ""}]')
+  with pytest.raises(ConfigError, match=r"modules.json: has Transformer, Dense; accepted are"):
+    lm.load(first)
 
 
 def test_an_import_is_written_in_parts(tmp_path):

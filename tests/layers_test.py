@@ -17,13 +17,15 @@ LEVELS = {
   "shapes": 0, "layout": 0, "tree": 0, "metrics": 0, "config": 0, "duration": 0, "command": 0, "device": 0, "chips": 0,
   "cluster": 0, "roll": 0, "files": 0, "hub": 0, "plug": 0, "state": 0,
   "models": 1, "data": 1, "sharding": 1, "optim": 1, "checkpoint": 1, "track": 1, "step": 1, "report": 1, "regularizers": 1,
+  "quantizers": 1,
   "tasks": 2, "peft": 2, "infer": 2, "interop": 2,
-  "program": 3, "run": 3,
+  "program": 3, "run": 3, "engine": 3,
   "evals": 4, "record": 4, "bench": 4, "preflight": 4,
   "saved": 5,
   "build": 6, "evaluate": 6, "train": 6, "pretrained": 6,
-  "predictor": 7, "predict": 7, "show": 7, "sweep": 7, "convert": 7, "prepare": 7, "peer": 7,
-  "main": 8,
+  "adapters": 7,
+  "predictor": 8, "predict": 8, "show": 8, "sweep": 8, "convert": 8, "prepare": 8, "peer": 8,
+  "main": 9,
 }  # fmt: skip
 # Packages that see only these parts of the levels below them, beside level 0.
 NARROW = {

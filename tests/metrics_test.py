@@ -31,6 +31,25 @@ def test_losses_are_better_when_lower_and_scores_when_higher(name, better, worse
   assert not metrics.is_better(name, worse, worse)
 
 
+def test_matthews_correlation_and_f1_are_those_of_the_confusion_matrix():
+  rng = np.random.default_rng(0)
+  for num_classes in (2, 4):
+    labels = rng.integers(num_classes, size=60)
+    found = np.where(rng.random(60) < 0.6, labels, rng.integers(num_classes, size=60))
+    counts = np.zeros((num_classes, num_classes))
+    np.add.at(counts, (labels, found), 1)
+    # Gorodkin 2004 by counts, as scikit-learn has it.
+    t, p, c, s = counts.sum(1), counts.sum(0), np.trace(counts), counts.sum()
+    expected = (c * s - t @ p) / np.sqrt((s**2 - p @ p) * (s**2 - t @ t))
+    assert metrics.matthews(labels, found, num_classes) == pytest.approx(expected)
+    tp = counts[1, 1]
+    assert metrics.f1(labels, found, 1) == pytest.approx(2 * tp / (counts[1].sum() + counts[:, 1].sum()))
+    if num_classes == 2:
+      assert metrics.matthews(labels, found, 2) == pytest.approx(metrics.pearson(labels, found))
+  assert metrics.matthews([0, 1, 1], [1, 1, 1], 2) == metrics.f1([0, 0], [0, 0], 1) == 0
+  assert metrics.matthews([0, 1, 2], [0, 1, 2], 3) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("ties", [1, 3, 1000])
 def test_correlations_are_those_of_scipy_with_and_without_ties(ties):
   from scipy import stats

@@ -11,6 +11,7 @@ from lm import build, saved, train, tree
 from lm.config import ConfigError
 from lm.interop import load_pretrained, save_pretrained, weights
 from lm.tasks.multilabel import Multilabel
+from lm.tasks.tag import Tag
 from tests.conftest import LABELS, TEXTS, make_config, make_run
 from tests.interop.directories import GOLDEN, change, make
 
@@ -157,12 +158,40 @@ def test_a_number_is_one_output_there_and_comes_back(folders, tmp_path):
   assert said[0] == [{"value": pytest.approx(said[1][0]["value"], abs=1e-6)}]
 
 
-def test_a_head_of_tags_starts_a_run_and_is_refused_as_an_export(folders, tmp_path):
-  run = start("tag", folders / "masked", total_steps=1)
-  assert run.base.notice == "new: head_tag; left out: head_mlm"
+@pytest.mark.parametrize(("kind", "head"), [("tag", "head_tag"), ("span_qa", "head_span")])
+def test_heads_of_words_and_spans_start_a_run_and_are_written_and_read_back(kind, head, folders, tmp_path):
+  run = start(kind, folders / "masked", total_steps=1)
+  assert run.base.notice == f"new: {head}; left out: head_mlm"
   train.train(run, tmp_path / "run")
-  again = start("tag", tmp_path / "run")
+  again = start(kind, tmp_path / "run")
   assert again.base.notice == "new: none; left out: none"
-  with pytest.raises(ConfigError, match="^the head of task 'tag' cannot be written for transformers"):
-    save_pretrained(load_pretrained(tmp_path / "run"), tmp_path / "hf")
+  written = save_pretrained(load_pretrained(tmp_path / "run"), tmp_path / "hf")
+  assert written["architectures"] == ["BertForTokenClassification" if kind == "tag" else "BertForQuestionAnswering"]
+  text = "The list sorts number 3."
+  said = [lm.load(tmp_path / name).predict([text if kind == "tag" else ("list?", text)]) for name in ("run", "hf")]
+  assert json.dumps(said[0]) == json.dumps(said[1])
+  assert start(kind, tmp_path / "hf").base.notice == "new: none; left out: none"
+
+
+def test_a_head_that_a_family_has_no_class_for_is_refused(folders, tmp_path):
+  train.train(start("tag", folders / "causal", total_steps=1), tmp_path / "run")
+  pretrained = load_pretrained(tmp_path / "run")
+  assert not weights.is_written(pretrained.model)
+  with pytest.raises(ConfigError, match="^the tagger's head of a llama has no counterpart; accepted are lm, classifier$"):
+    save_pretrained(pretrained, tmp_path / "hf")
   assert not (tmp_path / "hf").exists()
+
+
+def test_the_class_that_a_config_names_says_what_a_head_is(tmp_path):
+  """Its tensors are called alike; files of old versions have a pooler beside."""
+  named = {"architectures": ["BertForTokenClassification"], "id2label": {"0": "I-x", "1": "O", "2": "B-x"}}
+  folder = change(tmp_path / "tags", "bert-classifier", **named)
+  assert saved.load_tasks(folder) == {
+    "tag": Tag(tags=("B-x", "I-x", "O"), scheme="bio", outputs=("I-x", "O", "B-x"), window=64)
+  }
+  assert [(name, spec.num_outputs) for name, spec in weights.scan(folder).model.heads] == [("classify", 0), ("tag", 3)]
+  assert "classify" in saved.load_tasks(change(tmp_path / "labels", "bert-classifier", architectures=None))
+  plain = change(tmp_path / "plain", "bert-classifier", **named | {"id2label": {"0": "NOUN", "1": "O", "2": "VERB"}})
+  assert saved.load_tasks(plain)["tag"].scheme == "plain"
+  with pytest.raises(ConfigError, match="of its own for each of the tagger's 3 outputs"):
+    saved.load_tasks(change(tmp_path / "few", "bert-classifier", **named | {"id2label": {"0": "O"}}))

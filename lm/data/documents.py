@@ -47,7 +47,7 @@ class Reading:
         f"data.encoding={self.encoding!r}: accepted are text encodings with ASCII in it, as utf-8, gb18030, cp1252"
       )
 
-  def bad(self, path: str, number: int, reason: str, counted: str = "line") -> tuple[str, str]:
+  def bad(self, path: str, number: int | str, reason: str, counted: str = "line") -> tuple[str, str]:
     """The key under which a bad row is counted, or its error."""
     if self.on_bad_row == "error":
       raise ConfigError(f"{self.setting}: {path} {counted} {number}: {reason}; data.on_bad_row=skip leaves such rows out")

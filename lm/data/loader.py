@@ -23,7 +23,7 @@ from lm.data.tokenizer import Tokenizer
 from lm.shapes import INPUT_FIELDS, INPUTS, Batch
 
 EMPTY = -1  # the row of a batch that holds nothing
-PARTNER = 8  # the draw of the noise that pairs sequences
+PARTNERS = (8, *range(32, 63))  # the draws of the noise that choose partners
 SAMPLE = 256  # rows that are corrupted to say how full they are then
 
 
@@ -56,7 +56,9 @@ class Rows:
     reserved = stream.num_virtual * task.num_segments
     cost = lambda lengths_N: np.maximum(task.row_cost(lengths_N), lengths_N) + reserved
     self.plan: Plan = self._pack(lengths, cost) if task.packed else plans.pad(lengths, seq_len, cost)
-    if any(field.partner for field in task.fields.values()) and store.num_sequences < 2:
+    drawn = {field.column or name for name, field in task.fields.items() if field.partner}
+    self._pools = {column: np.flatnonzero(np.diff(store.offsets(column)) > 0) for column in drawn}
+    if any(len(pool) < 2 for pool in self._pools.values()):
       raise ConfigError(f"stream {stream.name!r}: one sequence only, and the task pairs it with another")
     if not self.plan.num_rows:
       raise ConfigError(f"stream {stream.name!r}: no sequence of one token or more")
@@ -130,9 +132,11 @@ class Rows:
     """A field [R, length] of the other sequence that each filled row (of one sequence) is paired with."""
     (R, length), field = noise.sequence_RT.shape, self.stream.task.fields[name]
     values, offsets = self._columns[field.column or name]
-    first, num_sequences = filled * length, len(offsets) - 1
-    step = (noise.bits(PARTNER, first) % np.uint64(num_sequences - 1)).astype(np.int64)
-    partner = (noise.sequence_RT[filled, 0] + 1 + step) % num_sequences
+    first, pool, own = filled * length, self._pools[field.column or name], noise.sequence_RT[filled, 0]
+    place = np.searchsorted(pool, own)
+    among = pool[np.minimum(place, len(pool) - 1)] == own  # then all but itself can be drawn
+    step = noise.bits(PARTNERS[field.partner - 1], first) % (len(pool) - among).astype(np.uint64)
+    partner = pool[(np.where(among, place + 1, 0) + step.astype(np.int64)) % len(pool)]
     sizes = np.minimum(offsets[partner + 1] - offsets[partner], length)
     flat = np.full(R * length, field.pad, field.dtype)
     flat[ranges(first, sizes)] = values[ranges(offsets[partner], sizes)]
@@ -259,6 +263,14 @@ class EvalLoader:
     inputs = {name: arrays.pop(name) for name in INPUT_FIELDS if name in arrays}
     inputs["row"] = np.arange(len(numbers), dtype=np.int32)
     return {INPUTS: inputs, self._rows.stream.key: arrays}
+
+
+def put(arrays: dict[str, np.ndarray], name: str, places: np.ndarray, values: np.ndarray, count: int) -> None:
+  """Puts values [R, ...] at places [R] of an array [count, ...] that grows where rows are longer than those before: zeros."""
+  whole = arrays.get(name, np.zeros((count, *values.shape[1:]), values.dtype))
+  grow = [(0, max(new - old, 0)) for new, old in zip(values.shape[1:], whole.shape[1:], strict=True)]
+  arrays[name] = whole = np.pad(whole, [(0, 0), *grow]) if any(more for _, more in grow) else whole
+  whole[(places, *(slice(size) for size in values.shape[1:]))] = values
 
 
 class _Buckets:

@@ -6,6 +6,7 @@ import numpy as np
 
 from lm.data.loader import SAMPLE, Rows, StreamData
 from lm.data.source import Source
+from lm.data.store import WINDOW, Store
 
 PERCENTILES = (50, 90, 99)
 NUM_EXAMPLES = 3
@@ -17,12 +18,20 @@ def preview(stream: StreamData, seq_len: int, source: Source | Any) -> str:
   describe = getattr(source, "describe", None)
   lines = [describe()] if describe else []
   if not (stream.task.packed and stream.task.splits):
-    lengths, rows = stream.store.lengths, Rows(stream, seq_len, seed=0)
+    rows, lengths = Rows(stream, seq_len, seed=0), stream.store.lengths
+    lengths = lengths[lengths > 0]
     parts = [f"{percentile}% at most {np.percentile(lengths, percentile):.0f}" for percentile in PERCENTILES]
-    share = rows.plan.num_truncated / len(lengths)
-    lines.append(f"tokens per example: {', '.join(parts)}, the longest {lengths.max():,}; {share:.1%} cut to {seq_len}")
+    lines.append(f"tokens per example: {', '.join(parts)}, the longest {lengths.max():,}; {_cut(rows, stream.store)}")
     lines += [*_emptied(rows), *_examples(rows)]
   return "\n".join(lines)
+
+
+def _cut(rows: Rows, store: Store) -> str:
+  """What becomes of long examples. Of one in several windows, each counts as an example above."""
+  if WINDOW in store.columns:
+    sizes = np.bincount(store.owner_N)
+    return f"{np.sum(sizes > 1):,} of {len(sizes):,} stand in several windows of {rows.seq_len}"
+  return f"{rows.plan.num_truncated / store.num_sequences:.1%} cut to {rows.seq_len}"
 
 
 def _emptied(rows: Rows) -> list[str]:

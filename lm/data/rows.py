@@ -32,8 +32,8 @@ Wanted = Sequence[tuple[str, str]]  # (setting, column) pairs
 class RowFile:
   """A file and how it is read. setting: the one that named it, for errors; prefix: of the names of the other ones.
 
-  delimiter, quoting, columns: of csv and tsv. Without quoting a quote is a character like others. columns: their names, of a
-  file whose first line is a row and does not name them.
+  delimiter, quoting, columns: of csv and tsv, and of txt that has a delimiter. Without quoting a quote is a character like
+  others. columns: their names, of a file whose first line is a row and does not name them.
   """
 
   path: str
@@ -53,6 +53,11 @@ class RowFile:
   def separator(self) -> str:
     """The delimiter that is used."""
     return {"": DELIMITERS.get(self.suffix, ""), "\\t": "\t"}.get(self.delimiter, self.delimiter)
+
+  @property
+  def is_delimited(self) -> bool:
+    """Whether a line has several cells: csv, tsv, and a txt that has a delimiter."""
+    return self.suffix in DELIMITERS or self.suffix == ".txt" and bool(self.delimiter)
 
   @property
   def quotes(self) -> str:
@@ -83,7 +88,7 @@ class RowFile:
     """
     self.check()
     try:
-      yield from READERS[self.suffix](self, wanted)
+      yield from (_csv_rows if self.is_delimited else READERS[self.suffix])(self, wanted)
     except UnicodeError as error:
       raise _undecodable(self) from error
     except (OSError, EOFError) as error:  # EOFError: a compressed file that ends too early

@@ -16,8 +16,13 @@ class Source(Protocol):
 
   A source of labelled examples also has `labels`, the label set of its training split as a tuple of names; one whose labels
   are numbers has `numbers` instead, those of its training split; one of tagged sentences has `tags`, and gives {"tokens",
-  "tags", "text"}. One whose `pairs` is true gives {"text", "text_pair"}. What
-  `describe()` returns, if it is there, is said when a run starts.
+  "tags", "text"}. One whose `pairs` is true gives {"text", "text_pair"}, and with a
+  `num_hard_negatives` above 0 as many in "text_negatives"; one of questions has `answers` too, `answers.kinds` of
+  its training split, and gives {"answers": [{"text", "start"}, ...]} beside, whose texts stand in "text_pair". One of multiple
+  choice has `choices`, what labels call them. One of recommendations has `items`, the texts of a catalogue, and gives {"item"}
+  of each, then {"query", "positive"} of what users took; there may be `known(index)`, numbers of the items that the user of an
+  example took before, and `popularity`, how often each was taken in train. What `describe()` returns, if it is there, is said
+  when a run starts.
   `locate(index)`, if it is there, says where an example is from: {"file": "reviews.csv", "line": 3}.
   """
 

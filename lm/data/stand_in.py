@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lm import plug
 from lm.config import Plug
+from lm.data.answers import KINDS
 from lm.data.store import Store
 from lm.data.tokenizer import Bytes
 
@@ -33,9 +35,13 @@ class StandInSource:
   """What a task is made from, without an example: the classes are two where the config does not list them."""
 
   pairs: bool
+  num_hard_negatives: int = 0
   labels: tuple[str, ...] = LABELS
   numbers: tuple[float, ...] = (0.0, 1.0)
   tags: tuple[str, ...] = ("B-0", "I-0", "O")
+  answers: tuple[str, ...] = KINDS
+  choices: tuple[str, ...] = LABELS
+  items: tuple[str, ...] = LABELS
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -45,9 +51,11 @@ class StandInSource:
 
   @classmethod
   def of(cls, data: Plug) -> "StandInSource":
-    """pairs as the option `text` of the data says."""
+    """pairs as the source always gives them, or, with what does not answer, as the option `text` of the data says."""
     text = dict(data.options).get("text", ())
-    return cls(isinstance(text, tuple) and len(text) == 2 or isinstance(text, str) and text.count(",") == 1)
+    count = len(text) if isinstance(text, tuple) else str(text).count(",") + 1
+    always = getattr(plug.find("data", data.name), "pairs", False) is True
+    return cls(always or count > 1, max(count - 2, 0))
 
 
 def store(task: Any, seq_len: int) -> Store:

@@ -21,6 +21,7 @@ from lm.data.source import Source
 from lm.data.tokenizer import Tokenizer
 
 FORMAT = 3
+WINDOW = "window"  # the column of a task that gives several sequences of an example: which of them it is, from 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,13 @@ class Store:
   def lengths(self) -> np.ndarray:
     """Tokens of each sequence, [N] int64."""
     return np.diff(self.offsets("tokens"))
+
+  @property
+  def owner_N(self) -> np.ndarray:
+    """The example that each sequence is of, by its number from 0."""
+    if WINDOW not in self.arrays:
+      return np.arange(self.num_sequences)
+    return np.cumsum(np.asarray(self.values(WINDOW)) == 0) - 1
 
   def values(self, column: str) -> np.ndarray:
     """All sequences' values of a column, one after the other; those of a split are mapped, not read."""

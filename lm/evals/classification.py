@@ -42,7 +42,9 @@ class Predictions:
 
 @dataclasses.dataclass
 class Classification(SplitEvaluator):
-  """Yields loss, accuracy, macro_f1, and baseline/<split>_majority_accuracy (the training split's commonest label).
+  """Yields loss, accuracy, macro_f1, matthews, and baseline/<split>_majority_accuracy (the training split's commonest label).
+
+  Of two labels also f1, that of the second, as GLUE has it for MRPC's "1".
 
   When the run ends it tells these beside step 0 and the baseline, with the confusion matrix, and writes the 50 errors of the
   highest loss to errors.csv: split with how many there are, file and line (`row`, its number in the split from 0, where the
@@ -62,9 +64,12 @@ class Classification(SplitEvaluator):
     majority = np.full_like(found.label_N, np.bincount(self.run.load(self.stream, "train").store.values("label")).argmax())
     values = means | {
       "macro_f1": metrics.macro_f1(found.label_N, found.prediction_N, num_classes),
+      "matthews": metrics.matthews(found.label_N, found.prediction_N, num_classes),
       f"baseline/{self.split}_majority_accuracy": metrics.accuracy(found.label_N, majority),
       f"baseline/{self.split}_majority_macro_f1": metrics.macro_f1(found.label_N, majority, num_classes),
     }
+    if num_classes == 2:
+      values["f1"] = metrics.f1(found.label_N, found.prediction_N, positive=1)
     self._latest = values, found
     yield from values.items()
 

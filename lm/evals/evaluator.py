@@ -10,7 +10,7 @@ import numpy as np
 
 from lm import metrics, sharding
 from lm.data import source
-from lm.data.loader import EvalLoader
+from lm.data.loader import EMPTY, EvalLoader, put
 from lm.run import Run
 from lm.shapes import Batch
 
@@ -70,13 +70,13 @@ class SplitEvaluator(Evaluator):
   def shapes(self):
     return [(self.data.key, batch) for batch in self.loader.shapes()]
 
-  def passes(self, params: dict) -> Iterator[tuple[Batch, dict[str, Any]]]:
-    """(host batch, the eval step's result) for every batch of the split; the next batch is dispatched meanwhile.
+  def passes(self, params: dict, loader: EvalLoader | None = None) -> Iterator[tuple[Batch, dict[str, Any]]]:
+    """(host batch, the eval step's result) for every batch of the split, or of a loader; the next is dispatched meanwhile.
 
     The result also has "sequence": for each row the number of its first stored sequence, EMPTY where there is none.
     """
     waiting = None
-    for batch, sequence_B in self.loader:
+    for batch, sequence_B in self.loader if loader is None else loader:
       placed = sharding.place(batch, self.run.mesh)
       result = (batch, self.run.program.evaluate(self.data.key, params, placed) | {"sequence": sequence_B})
       if waiting is not None:
@@ -96,7 +96,10 @@ class SplitEvaluator(Evaluator):
     return sums, weights
 
   def predictions(self, params: dict, *names: str) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Means of the task's sums, and of rows that have a weight the numbers of their sequences [N], then predictions by name."""
+    """Means of the task's sums, and of rows that have a weight the numbers of their sequences [N], then predictions by name.
+
+    A sequence is an example here: a task that gives several of one is asked by `examples`.
+    """
     results, parts = [], []
     for _batch, result in self.passes(params):
       own = {name.split("/", 1)[1]: value for name, value in result.pop("predictions").items()}
@@ -104,6 +107,16 @@ class SplitEvaluator(Evaluator):
       parts.append((result.pop("sequence")[counted], *(own[name][counted] for name in names)))
       results.append(result)
     return metrics.divide(*self.means(results)), [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+  def examples(self, params: dict) -> tuple[dict[str, float], Mapping[str, np.ndarray]]:
+    """Means of the task's sums, and what it says of all R examples of the split, labelled or not: its joined arrays."""
+    store, results, arrays = self.data.store, [], {}
+    for _batch, result in self.passes(params):
+      filled = (sequence_B := result.pop("sequence")) != EMPTY
+      for name, values in result.pop("predictions").items():
+        put(arrays, name.split("/", 1)[1], sequence_B[filled], values[filled], store.num_sequences)
+      results.append(result)
+    return metrics.divide(*self.means(results)), self.data.task.join(arrays, store.owner_N)
 
   def before(self, curves: Mapping[str, tuple[list[int], list[float]]], name: str) -> list[str]:
     """["step 0 0.123"] of a metric that was evaluated then, else []. curves: of `report.read_metrics`."""

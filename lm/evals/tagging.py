@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from lm import metrics
 from lm.config import ConfigError
 from lm.data import tagging
-from lm.data.loader import EMPTY, aligned
+from lm.data.loader import aligned
 from lm.data.tagging import Span
 from lm.evals.classification import ERRORS_FILE, NUM_ERRORS, write_errors
 from lm.evals.evaluator import SplitEvaluator
 from lm.report import read_metrics
+from lm.tasks.tag import UNSEEN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def score(there: Iterable[Sequence[Span]], said: Iterable[Sequence[Span]]) -> di
 
 @dataclasses.dataclass(frozen=True)
 class _Sentence:
-  """Number in the split, the tags it has, those that the model gave, and how many words the model did not see."""
+  """Number in the split, the tags it has, those that the model gave, and how many words the tokenizer has nothing for."""
 
   number: int
   tags: list[str]
@@ -73,8 +73,8 @@ class Tagging(SplitEvaluator):
   tags every word counts as an entity, so that f1 is the accuracy, and the baseline is the training split's commonest tag:
   baseline/<split>_majority_accuracy and _f1.
 
-  Words that the model does not see, behind a row's end, are O. When the run ends it tells the scores by type and how many
-  words were not seen, and writes the 50 sentences with the most wrong entities to errors.csv.
+  Words that the tokenizer has nothing for are O. When the run ends it tells the scores by type and how many those were, and
+  writes the 50 sentences with the most wrong entities to errors.csv.
   """
 
   strict: bool = False  # counts an entity of the model only if its tags keep the task's scheme, as seqeval's strict mode
@@ -88,17 +88,12 @@ class Tagging(SplitEvaluator):
   headline = "f1"
 
   def __call__(self, params):
-    results, sentences = [], []
+    means, arrays = self.examples(params)
     source = self.run.source(self.stream, self.split)
-    for _batch, result in self.passes(params):
-      own = {name.split("/", 1)[1]: value for name, value in result.pop("predictions").items()}
-      for row, number in enumerate(result.pop("sequence")):
-        if number != EMPTY:
-          sentences.append(self._sentence(source[int(number)], int(number), own["word"][row], own["tag"][row]))
-      results.append(result)
+    sentences = [self._sentence(source[number], number, tag_W) for number, tag_W in enumerate(arrays["tag"])]
     pairs = [pair for sentence in sentences for pair in zip(sentence.tags, sentence.said, strict=True)]
     share = lambda right: sum(right) / max(len(pairs), 1)
-    values = {"loss": metrics.divide(*self.means(results))["loss"], "accuracy": share(tag == said for tag, said in pairs)}
+    values = {"loss": means["loss"], "accuracy": share(tag == said for tag, said in pairs)}
     scores = self._scores(sentences)
     values |= {name: getattr(scores[""], name) for name in ("precision", "recall", "f1")}
     values |= {f"f1_{kind}": found.f1 for kind, found in scores.items() if kind}
@@ -115,14 +110,11 @@ class Tagging(SplitEvaluator):
     share = tags.count(task.classes[counts[1:].argmax()]) / max(len(tags), 1)
     return {"majority_accuracy": share, "majority_f1": share}
 
-  def _sentence(self, example: dict[str, Any], number: int, word_T: np.ndarray, tag_T: np.ndarray) -> _Sentence:
+  def _sentence(self, example: dict[str, Any], number: int, tag_W: np.ndarray) -> _Sentence:
     task = self.data.task
     tags = task.rewrite(example["tags"], example["tokens"])
-    said = [tagging.OUTSIDE if task.has_entities else ""] * len(tags)
-    seen = word_T > 0
-    for word, tag in zip(word_T[seen], tag_T[seen], strict=True):
-      said[word - 1] = task.classes[tag]
-    return _Sentence(number, tags, said, len(tags) - int(seen.sum()))
+    tag_W = np.pad(tag_W[: len(tags)], (0, max(len(tags) - len(tag_W), 0)), constant_values=UNSEEN)
+    return _Sentence(number, tags, task.name_tags(tag_W), int(np.sum(tag_W == UNSEEN)))
 
   def _scores(self, sentences: list[_Sentence]) -> dict[str, Scores]:
     return score(*zip(*map(self._entities, sentences), strict=True))
@@ -147,8 +139,7 @@ class Tagging(SplitEvaluator):
     if unseen := sum(sentence.unseen for sentence in sentences):
       total = sum(len(sentence.tags) for sentence in sentences)
       cut = sum(sentence.unseen > 0 for sentence in sentences)
-      why = "a row ends before them, or the tokenizer has nothing for them"
-      lines.append(f"{unseen:,} of {total:,} words, in {cut:,} sentences, were not seen ({why}) and count as O")
+      lines.append(f"{unseen:,} of {total:,} words, in {cut:,} sentences, are nothing to the tokenizer and count as O")
     scores = self._scores(sentences)
     cells = [
       [kind or "all", f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}", f"{s.there:,}"] for kind, s in scores.items()

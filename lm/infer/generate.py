@@ -71,10 +71,8 @@ def generate(
   # Prompts are padded to a multiple of 32 tokens, so that few lengths are compiled.
   width = -(-max(lengths) // 32) * 32
   longest = max(lengths) + sampler.max_new_tokens
-  if longest > model.cfg.max_len:
-    raise ValueError(
-      f"prompt and max_new_tokens={sampler.max_new_tokens}: {longest} tokens, the model takes {model.cfg.max_len}"
-    )
+  if longest > model.max_len:
+    raise ValueError(f"prompt and max_new_tokens={sampler.max_new_tokens}: {longest} tokens, the model takes {model.max_len}")
   tokens_BT = np.zeros((len(prompts), width), np.int32)
   for row, prompt in enumerate(prompts):
     tokens_BT[row, width - len(prompt) :] = prompt

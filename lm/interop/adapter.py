@@ -1,134 +1,140 @@
-"""LoRA adapters in the format of the peft library (Mangrulkar et al. 2022), both ways.
+"""Directories of the peft library (Mangrulkar et al. 2022), both ways; lm/interop/adapters says what each method keeps there.
 
-A directory of adapter_config.json and adapter_model.safetensors is its base with changed tensors: a kernel has a product added,
-a head is another one. So it is read as the base is, and fused kernels, prefixes and layouts are the base's business.
+Where a method folds into kernels, a directory of adapter_config.json and adapter_model.safetensors is its base with changed
+tensors; so it is read as the base is, and fused kernels, prefixes and layouts are the base's business. What cannot be merged
+stays around the model.
 """
 
 import dataclasses
 import functools
-import re
-from collections.abc import Iterable, Iterator, Mapping
+import importlib
+import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lm import tree
 from lm.config import ConfigError
 from lm.files import read_json, read_object, write_json
-from lm.interop import settings, tensors, weights
+from lm.interop import adapters, settings, tensors, weights
+from lm.interop.adapters.format import Arrays, Format, Settings, Trained
 from lm.interop.tensors import Tensor
-from lm.interop.weights import HEADS, Checkpoint, Leaf
+from lm.interop.weights import HEADS, Checkpoint, Part
 from lm.models.family import Family
-from lm.models.model import Model
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
-# The config.json of the base with the adapter's classifier: its labels and pooling, for which peft has no place.
+# The config.json of the base with the adapter's head: its labels and pooling, for which peft has no place.
 HEAD = "head.json"
-TASK_TYPES = {"lm": "CAUSAL_LM", "classifier": "SEQ_CLS", "mlm": None}
-# Settings that change what is computed, and what of them has a counterpart here; false or unset always has.
-ONLY = {
-  "bias": ("none",),
-  # The other ways to begin change the base too.
-  "init_lora_weights": (True, "gaussian", "eva", "orthogonal"),
-  **dict.fromkeys(("use_dora", "lora_bias", "use_qalora", "use_bdlora", "layer_replication", "trainable_token_indices"), ()),
-  **dict.fromkeys(("target_parameters", "alora_invocation_tokens", "arrow_config", "monteclora_config", "kasa_config"), ()),
-}
-_MODEL = "base_model.model."
-Product = tuple[Any, Any]  # a [L, inputs, rank] and b [L, rank, outputs], whose product is added to a stack of kernels
+BASE_HASH = "base_sha256"  # in the header of the file: of the parameters that were trained on
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-  """The adapter_config.json of a directory.
+@functools.cache
+def formats() -> dict[str, Format]:
+  """Of all methods that peft has, by ours."""
+  modules = (importlib.import_module(f"{adapters.__name__}.{info.name}") for info in pkgutil.iter_modules(adapters.__path__))
+  return {module.FORMAT.method: module.FORMAT for module in modules if hasattr(module, "FORMAT")}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapter:
+  """A directory beside its base. leaves: the method's by name. checkpoint: the model with it, merged where that can be."""
+
+  method: Any
+  leaves: Arrays
+  checkpoint: Checkpoint
+
+
+def read_config(directory: Path) -> tuple[Format, dict[str, Any]]:
+  """The format and the adapter_config.json of a directory.
 
   Raises:
-    ConfigError: not JSON, no LoRA, no base, or a setting that has no counterpart here.
+    ConfigError: not JSON, a method that is unknown here, no base, or a setting that has no counterpart here.
   """
   path = directory / CONFIG
   found = read_object(path)
-  if found.get("peft_type") != "LORA":
-    raise ConfigError(f"{path}: peft_type={found.get('peft_type')!r} has no counterpart here; accepted is 'LORA'")
-  for name, accepted in ONLY.items():
+  known = formats().values()
+  if found.get("peft_type") not in {known.peft_type for known in known}:
+    listed = ", ".join(sorted({repr(known.peft_type) for known in known}))
+    raise ConfigError(f"{path}: peft_type={found.get('peft_type')!r} has no counterpart here; accepted are {listed}")
+  form = next(known for known in known if known.describes(found))
+  for name, accepted in form.only.items():
     if (value := found.get(name)) and value not in accepted:
       listed = ", ".join(map(repr, accepted)) or "false and unset"
       raise ConfigError(f"{path}: {name}={value!r} has no counterpart here; accepted are {listed}")
-  missing = [name for name in ("base_model_name_or_path", "r", "lora_alpha") if not found.get(name)]
+  missing = [name for name in ("base_model_name_or_path", *form.needed) if not found.get(name)]
   if missing:
     raise ConfigError(f"{path}: {missing[0]} is not set")
-  return found
+  return form, found
 
 
-def scan(directory: Path, base: Checkpoint) -> Checkpoint:
-  """The base with the adapter's changes.
+def base_hash(directory: Path) -> str:
+  """Of the parameters that a run of ours trained the adapter on, "" where it was written by peft."""
+  return tensors.read_metadata(directory / FILE).get(BASE_HASH, "")
+
+
+def read(directory: Path, base: Checkpoint) -> Adapter:
+  """What a directory says of its base.
 
   Raises:
-    ConfigError: as `read_config` and `weights.scan`, and tensors that are neither a product beside a kernel nor of a head.
+    ConfigError: as `read_config` and `weights.scan`; tensors that are neither the method's nor of a head; a model for which
+      peft computes something else.
   """
-  cfg, family = read_config(directory), base.family
-  pairs, brought = _sort(directory, family)
-  heads = _heads(directory, base, brought)
-  markers = {kind: weight.theirs for kind, group in family.heads.items() for weight in group if weight.name == HEADS[kind][1]}
-  types = {name: kind for kind, name in TASK_TYPES.items() if name}
-  kind = next((kind for kind, name in markers.items() if name in heads), types.get(cfg.get("task_type")))
-  # A model of transformers has one head: beside another, that of the base is gone.
-  groups = [family.heads[kind]] if kind and kind in family.heads else family.heads.values()
-  kept = {weight.theirs for group in (family.weights, *groups) for weight in group}
-  gone = _head_names(family) - kept
-  found = {name: tensor for name, tensor in base.found.items() if name not in gone} | heads
-  found |= _changed(directory, dataclasses.replace(base, found=found), cfg, pairs)
-  values, labels = dict(base.settings), base.settings.get("id2label") or {}
-  if markers.get("classifier") in heads and len(labels) != heads[markers["classifier"]].shape[0]:
-    values["id2label"] = {}  # of the base's classifier
-  return weights.assemble(directory, family, base.model.cfg, values | read_json(directory / HEAD), found)
+  form, cfg = read_config(directory)
+  own, others = form.split(tensors.scan_file(directory / FILE))
+  heads = _heads(directory, base, {_spelled(base.family, name): tensor for name, tensor in others.items()})
+  with_heads = _assemble(directory, base, cfg, form, heads)
+  kind = next(iter(weights.head_kinds(with_heads.model)), "")
+  if problem := form.problem(base.model.cfg, kind):
+    raise ConfigError(f"{directory}: peft {problem}")
+  method, leaves = form.read(directory, with_heads, cfg, own)
+  if not method.merges:
+    checkpoint = dataclasses.replace(with_heads, model=dataclasses.replace(with_heads.model, tuner=method), added=leaves)
+    return Adapter(method, leaves, checkpoint)
+  changed = _changed(with_heads, method, leaves)
+  checkpoint = dataclasses.replace(with_heads, found={**with_heads.found, **changed})
+  of_backbone = {name: leaf for name, leaf in leaves.items() if name.startswith("backbone/")}
+  return Adapter(method, of_backbone, checkpoint)  # heads are kept whole
 
 
-def write(
-  directory: Path, model: Model, params: Mapping[str, Any], products: Mapping[str, Product], scale: float, base: str
-) -> None:
-  """Writes products by the path of their modules, scaled by `scale`, and the model's head.
-
-  Products of the parts of a fused kernel become one: their a side by side, their b in blocks.
+def write(directory: Path, trained: Trained, base: str, base_sha256: str = "") -> None:
+  """Writes what a run trained, and the model's head.
 
   Args:
-    model: with one head. params: all plain ones, by name. base: where transformers finds what they were added to.
+    base: where transformers finds what it was trained on. base_sha256: of its parameters, "" if unknown.
 
   Raises:
-    ConfigError: as `settings.nearest`, or products of experts, which are one tensor in transformers.
+    ConfigError: as `settings.nearest`, or what peft has no counterpart of.
   """
   from safetensors.numpy import save_file
 
-  family = settings.nearest(model.cfg)
-  fused = _fuse(model, family, products)
-  name_in_file = lambda name: _MODEL + weights.model_name(family, name)
-  found = {name_in_file(name): array for parts in fused.values() for name, array in _side_by_side(parts)}
-  stored, of_heads = weights.stored(model, params.__getitem__, family), _head_names(family)
+  family, name = settings.nearest(trained.model.cfg), type(trained.method).__name__.lower()
+  if not trained.model.heads:
+    raise ConfigError("--adapter: the run's head has no counterpart in transformers; export it without --adapter")
+  if name not in formats():
+    raise ConfigError(f"peft={name!r}: the peft library has no such method; accepted are {', '.join(sorted(formats()))}")
+  form = formats()[name]
+  if problem := form.problem(trained.model.cfg, trained.kind):
+    raise ConfigError(f"peft={form.method!r}: the peft library {problem}; such a run is used from its own workdir")
+  found, own = form.write(trained, family)
+  plain = dataclasses.replace(trained.model, tuner=None)
+  stored, of_heads = weights.stored(plain, trained.params.__getitem__, family), _head_names(family)
+  name_in_file = lambda name: form.root + weights.model_name(family, name)
   heads = {name_in_file(name): name for name in stored if name in of_heads}
   roots = sorted({name.split(".")[0] for name in stored if name in of_heads})
-  heads |= {_MODEL + copy: name for copy, name in family.copies if copy.split(".")[0] in roots and copy not in stored}
+  heads |= {form.root + copy: name for copy, name in family.copies if copy.split(".")[0] in roots and copy not in stored}
   found |= {name: stored[original].read() for name, original in heads.items()}
-  ((_, spec),) = model.heads
-  about = {"peft_type": "LORA", "task_type": TASK_TYPES[spec.kind], "base_model_name_or_path": base, "bias": "none"}
-  about |= _describe(family, fused, model.cfg.num_layers, scale)
-  write_json(directory / CONFIG, about | {"modules_to_save": roots or None, "inference_mode": True})
-  save_file({name: np.ascontiguousarray(array) for name, array in found.items()}, directory / FILE, metadata={"format": "pt"})
+  about = {"peft_type": form.peft_type, "task_type": form.task_types[trained.kind], "base_model_name_or_path": base}
+  directory.mkdir(parents=True, exist_ok=True)
+  write_json(directory / CONFIG, about | own | {"modules_to_save": roots or None, "inference_mode": True})
+  metadata = {"format": "pt"} | ({BASE_HASH: base_sha256} if base_sha256 else {})
+  save_file({name: np.ascontiguousarray(array) for name, array in found.items()}, directory / FILE, metadata=metadata)
 
 
-def _sort(directory: Path, family: Family) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-  """{module, as peft calls it: {"A": tensor, "B": tensor}}, and all others by the family file's names."""
-  pairs: dict[str, dict[str, Tensor]] = {}
-  others = {}
-  for key, tensor in tensors.scan_file(directory / FILE).items():
-    name = key.removeprefix(_MODEL)
-    if found := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
-      pairs.setdefault(found[1], {})[found[2]] = tensor
-    else:
-      others[_bare(family, name).replace(".base_layer.", ".")] = tensor
-  return pairs, others
-
-
-def _bare(family: Family, name: str) -> str:
-  """A name of a module or tensor without the backbone's prefix."""
-  prefix = max((prefix for prefix in family.prefixes if name.startswith(prefix)), key=len, default="")
-  return name.removeprefix(prefix)
+def _spelled(family: Family, name: str) -> str:
+  """A tensor of the model as the family file calls it."""
+  return weights.bare_name(family, name).replace(".base_layer.", ".")
 
 
 def _head_names(family: Family) -> set[str]:
@@ -147,94 +153,48 @@ def _heads(directory: Path, base: Checkpoint, brought: Mapping[str, Tensor]) -> 
     tensor, theirs = heads.pop(name), base.found.get(name)
     if theirs is None or not tensors.equal(tensor, theirs):
       raise ConfigError(
-        f"{directory}: {name} has no counterpart here, as it is not the base's; accepted are lora_A and lora_B of linear"
+        f"{directory}: {name} has no counterpart here, as it is not the base's; accepted are what the method adds to linear"
         f" modules, and whole heads ({', '.join(sorted(of_heads))})"
       )
   return heads
 
 
-def _changed(
-  directory: Path, base: Checkpoint, cfg: Mapping[str, Any], pairs: Mapping[str, Mapping[str, Tensor]]
-) -> dict[str, Tensor]:
-  """The kernels that have a product, with it."""
-  kernels = {name: leaf for leaf in base.leaves if leaf.matrix for _, name in leaf.places()}
+def _assemble(directory: Path, base: Checkpoint, cfg: Settings, form: Format, heads: Mapping[str, Tensor]) -> Checkpoint:
+  """The base with the adapter's heads. A model of transformers has one: beside another, that of the base is gone."""
+  family = base.family
+  markers = {kind: weight.theirs for kind, group in family.heads.items() for weight in group if weight.name == HEADS[kind][1]}
+  types = {name: kind for kind, name in form.task_types.items() if name}
+  said, brought = types.get(cfg.get("task_type") or ""), [kind for kind, name in markers.items() if name in heads]
+  kind = said if said in brought or not brought else brought[0]
+  groups = [family.heads[kind]] if kind and kind in family.heads else family.heads.values()
+  kept = {weight.theirs for group in (family.weights, *groups) for weight in group}
+  gone = _head_names(family) - kept
+  found = {name: tensor for name, tensor in base.found.items() if name not in gone} | dict(heads)
+  values, labels = dict(base.settings), base.settings.get("id2label") or {}
+  if kind in weights.LABELLED and markers.get(kind) in heads and len(labels) != heads[markers[kind]].shape[0]:
+    values["id2label"] = {}  # of the base's head
+  if kind is not None and kind in family.classes:
+    values["architectures"] = [family.classes[kind]]
+  return weights.assemble(directory, family, base.model.cfg, values | read_json(directory / HEAD), found)
+
+
+def _changed(base: Checkpoint, method: Any, leaves: Arrays) -> dict[str, Tensor]:
+  """The tensors that the method folds into, with it; each is computed when it is read."""
+  paths = {name.split(f"/{method.adapter}/")[0].rsplit("/", 1)[0] for name in leaves}
+  touched = {leaf.name for leaf in base.leaves if leaf.name.rpartition("/")[0] in paths}
   found = {}
-  for module, pair in pairs.items():
-    name = _bare(base.family, module) + ".weight"
-    if name not in kernels:
-      raise ConfigError(f"{directory}: lora_A and lora_B of {module}, which is no linear module of the base")
-    leaf = kernels[name]
-    shape = leaf.stored_shape if leaf.weight.transposed else leaf.stored_shape[::-1]
-    sizes = {part: list(pair[part].shape) if part in pair and pair[part].dtype else None for part in "AB"}
-    rank = sizes["A"][0] if sizes["A"] else 0
-    if sizes != {"A": [rank, shape[1]], "B": [shape[0], rank]}:
-      raise ConfigError(
-        f"{directory}: lora_A {sizes['A']} and lora_B {sizes['B']} of {module};"
-        f" expected are floats [rank, {shape[1]}] and [{shape[0]}, rank]"
-      )
-    patterns = (cfg.get("alpha_pattern") or {}).items()
-    alpha = next((value for key, value in patterns if re.match(rf"(.*\.)?({key})$", module)), cfg["lora_alpha"])
-    scale = alpha / (rank**0.5 if cfg.get("use_rslora") else rank)
-    read = functools.partial(_read_changed, base.found[name], pair["A"], pair["B"], scale, leaf.weight.transposed)
-    found[name] = Tensor.computed(base.found[name].shape, read)
+  for name, parts in weights.parts_of(base.leaves).items():
+    if any(leaf.name in touched for leaf, _ in parts):
+      read = functools.partial(_read_changed, base.found[name], parts, method, leaves)
+      found[name] = Tensor.computed(base.found[name].shape, read)
   return found
 
 
-def _read_changed(kernel: Tensor, a: Tensor, b: Tensor, scale: float, transposed: bool) -> np.ndarray:
-  product = b.read().astype(np.float32) @ a.read().astype(np.float32)
-  return kernel.read().astype(np.float32) + np.float32(scale) * (product if transposed else product.T)
-
-
-def _fuse(model: Model, family: Family, products: Mapping[str, Product]) -> dict[str, list[tuple[Leaf, Product]]]:
-  """Products by the module they stand in, "layers.{layer}.mlp.up_proj"."""
-  leaves = {leaf.name: leaf for leaf in weights.leaves_of(family, model)}
-  fused: dict[str, list[tuple[Leaf, Product]]] = {}
-  for path, product in products.items():
-    if model.cfg.num_experts and "/ffn/" in path:
-      raise ConfigError(f"peft.targets: matches {path}; an adapter of experts has no counterpart in peft, export it merged")
-    leaf = leaves[f"{path}/kernel"]
-    fused.setdefault(leaf.weight.theirs.removesuffix(".weight"), []).append((leaf, product))
-  return fused
-
-
-def _side_by_side(parts: list[tuple[Leaf, Product]]) -> Iterator[tuple[str, np.ndarray]]:
-  """lora_A [r, inputs] and lora_B [outputs, r] of every layer of a module, of which some or all parts have a product."""
-  for (layer,), name in parts[0][0].places():
-    rows, columns = [np.asarray(a[layer]).T for _, (a, _) in parts], []
-    for leaf, (_, b) in parts:
-      i, num_parts = leaf.weight.part
-      b_FR = np.asarray(b[layer]).T
-      blocks = np.zeros((num_parts, *b_FR.shape), np.float32)
-      blocks[i] = b_FR
-      columns.append(blocks.reshape(-1, b_FR.shape[1]))
-    module = name.removesuffix(".weight")
-    yield f"{module}.lora_A.weight", np.concatenate(rows)
-    yield f"{module}.lora_B.weight", np.concatenate(columns, axis=1)
-
-
-def _describe(family: Family, fused: Mapping[str, list[tuple[Leaf, Product]]], num_layers: int, scale: float) -> dict[str, Any]:
-  """Ranks, scales and modules as peft reads them. A module of several products has their ranks added up."""
-  sizes = {module: [a.shape[-1] for _, (a, _) in parts] for module, parts in fused.items()}
-  ranks = {module: sum(each) for module, each in sizes.items()}
-  rank = min(ranks.values())
-  larger = {re.escape(module).replace(r"\{layer\}", r"\d+"): r for module, r in ranks.items() if r != rank}
-  return {
-    "r": rank,
-    "lora_alpha": scale * rank,
-    "rank_pattern": larger,
-    "alpha_pattern": {module: scale * r for module, r in larger.items()},
-    "target_modules": sorted({name for module in fused for name in _targets(module, fused.keys(), family, num_layers)}),
-    "fan_in_fan_out": not any(leaf.weight.transposed for parts in fused.values() for leaf, _ in parts),
-    "lora_dropout": 0.0,
-  }
-
-
-def _targets(module: str, chosen: Iterable[str], family: Family, num_layers: int) -> list[str]:
-  """The shortest end of a module's name that only chosen ones have; all its names where others end in the whole of it."""
-  groups = (family.weights, *family.heads.values())
-  linear = {weight.theirs.removesuffix(".weight") for group in groups for weight in group if weight.name.endswith("kernel")}
-  words = module.split("{layer}.")[1].split(".")
-  for end in (".".join(words[-n:]) for n in range(1, len(words) + 1)):
-    if not any(f".{other}".endswith(f".{end}") for other in linear - set(chosen)):
-      return [end]
-  return [module.format(layer=i) for i in range(num_layers)]
+def _read_changed(tensor: Tensor, parts: list[Part], method: Any, leaves: Arrays) -> np.ndarray:
+  stored, pieces = tensor.read().astype(np.float32), []
+  for leaf, index in parts:
+    mark = f"{leaf.name.rpartition('/')[0]}/"
+    own = {name: np.asarray(array[index]) for name, array in leaves.items() if name.startswith(mark)}
+    merged = method.merge(tree.unflatten({leaf.name: leaf.from_stored(stored), **own}))
+    pieces.append(leaf.to_stored(np.asarray(tree.flatten(merged)[leaf.name])))
+  return weights.join(parts, pieces)

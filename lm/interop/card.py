@@ -4,7 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-PIPELINES = {"lm": "text-generation", "mlm": "fill-mask", "classifier": "text-classification", "": "feature-extraction"}
+PIPELINES = {
+  "lm": "text-generation", "mlm": "fill-mask", "classifier": "text-classification", "tagger": "token-classification",
+  "span": "question-answering", "chooser": "multiple-choice", "": "feature-extraction",
+}  # fmt: skip
 _CARD = """---
 library_name: transformers
 pipeline_tag: {pipeline}
@@ -15,9 +18,9 @@ tags: [jax, lm]
 A {model_type} with {num_params:,} parameters ({class_name}), {made}.
 
 ```python
-from transformers import pipeline
+from transformers import {imports}
 
-model = pipeline("{pipeline}", "DIRECTORY OR ID")
+model = {use}"DIRECTORY OR ID")
 ```
 {sections}"""
 
@@ -25,11 +28,11 @@ _ADAPTER_CARD = """---
 library_name: peft
 base_model: {base}
 pipeline_tag: {pipeline}
-tags: [jax, lm, lora]
+tags: [jax, lm, {method}]
 ---
 # {name}
 
-A LoRA adapter of `{base}` with {num_params:,} parameters (its head included), trained in JAX with lm {version}.
+A {method} adapter of `{base}` with {num_params:,} parameters (its head included), trained in JAX with lm {version}.
 
 ```python
 from peft import PeftModel
@@ -39,7 +42,11 @@ base = {auto}.from_pretrained("{base}"{settings})
 model = PeftModel.from_pretrained(base, "DIRECTORY OR ID")
 ```
 {sections}"""
-_AUTO = {"lm": "AutoModelForCausalLM", "mlm": "AutoModelForMaskedLM", "classifier": "AutoModelForSequenceClassification"}
+_AUTO = {
+  "lm": "AutoModelForCausalLM", "mlm": "AutoModelForMaskedLM", "classifier": "AutoModelForSequenceClassification",
+  "tagger": "AutoModelForTokenClassification", "span": "AutoModelForQuestionAnswering",
+  "chooser": "AutoModelForMultipleChoice",
+}  # fmt: skip
 
 
 def make_card(name: str, kind: str, written: Mapping[str, Any], num_params: int, run: Mapping[str, Any]) -> str:
@@ -48,8 +55,11 @@ def make_card(name: str, kind: str, written: Mapping[str, Any], num_params: int,
   Args:
     kind: of the head. written: the config.json. run: {"manifest", "summary", "config"} of the run that trained it, {} without.
   """
+  has_pipeline = kind not in ("span", "chooser")  # transformers 5 has none for them
   return _CARD.format(
     pipeline=PIPELINES[kind],
+    imports="pipeline" if has_pipeline else _AUTO[kind],
+    use=f'pipeline("{PIPELINES[kind]}", ' if has_pipeline else f"{_AUTO[kind]}.from_pretrained(",
     name=name,
     model_type=written["model_type"],
     class_name=written["architectures"][0],
@@ -59,18 +69,19 @@ def make_card(name: str, kind: str, written: Mapping[str, Any], num_params: int,
   )
 
 
-def make_adapter_card(name: str, kind: str, base: str, num_params: int, run: Mapping[str, Any]) -> str:
-  """The same of an adapter of peft. base: as transformers finds it."""
-  classifies = kind == "classifier"
+def make_adapter_card(name: str, method: str, kind: str, base: str, run: Mapping[str, Any]) -> str:
+  """The same of an adapter of peft. base: as transformers finds it. run: it is always one of ours."""
+  has_labels = kind in ("classifier", "tagger")
   return _ADAPTER_CARD.format(
     pipeline=PIPELINES[kind],
     name=name,
     base=base,
-    num_params=num_params,
+    method=method,
+    num_params=run["manifest"]["params"]["trainable"],
     version=run["manifest"]["lm"],
-    imports=("AutoConfig, " if classifies else "") + _AUTO[kind],
+    imports=("AutoConfig, " if has_labels else "") + _AUTO[kind],
     auto=_AUTO[kind],
-    settings=', config=AutoConfig.from_pretrained("DIRECTORY/head.json")' if classifies else "",
+    settings=', config=AutoConfig.from_pretrained("DIRECTORY/head.json")' if has_labels else "",
     sections=_sections(run),
   )
 

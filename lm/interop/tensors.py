@@ -21,6 +21,7 @@ from lm.config import ConfigError
 
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16), "F64": np.dtype("<f8")}
 PIECE = 2**22  # numbers of a tensor that are compared at a time
+METADATA = "__metadata__"  # the entry of a header that is no tensor
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -85,6 +86,18 @@ def scan(directory: Path) -> dict[str, Tensor]:
 
 def scan_file(file: Path, nor: str = "") -> dict[str, Tensor]:
   """The tensors of one file; errors as `scan`. nor: what else was looked for, said where it is not there."""
+  header, begin = _read_header(file, nor)
+  size = os.path.getsize(file)
+  return {name: _tensor(file, name, entry, begin, size) for name, entry in header.items() if name != METADATA}
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+  """What the header of a file says beside its tensors; errors as `scan_file`."""
+  return _read_header(file)[0].get(METADATA) or {}
+
+
+def _read_header(file: Path, nor: str = "") -> tuple[dict[str, Any], int]:
+  """The header of a file, and the byte where its data begin."""
   if not file.is_file():
     raise ConfigError(f"{file.parent}: {_instead(file, nor)}")
   size = os.path.getsize(file)
@@ -98,8 +111,7 @@ def scan_file(file: Path, nor: str = "") -> dict[str, Tensor]:
         raise ValueError("its header is no JSON object")
     except (ValueError, RecursionError) as error:
       raise ConfigError(f"{file}: cut off, or not a safetensors file ({error})") from error
-  begin = 8 + length
-  return {name: _tensor(file, name, entry, begin, size) for name, entry in header.items() if name != "__metadata__"}
+  return header, 8 + length
 
 
 def _tensor(file: Path, name: str, entry: Any, begin: int, size: int) -> Tensor:

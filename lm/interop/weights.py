@@ -31,7 +31,13 @@ HEADS = {
   "lm": ("lm", "head_lm/out/kernel"),
   "mlm": ("mlm", "head_mlm/bias"),
   "classifier": ("classify", "head_classify/out/kernel"),
+  "tagger": ("tag", "head_tag/out/kernel"),
+  "span": ("span", "head_span/out/kernel"),
+  "chooser": ("classify", "head_classify/out/kernel"),  # read as a classifier of one output, which it is there too
 }
+LABELLED = ("classifier", "tagger")  # whose outputs have names
+# Heads that a file may call alike, of which a model of transformers has one: its class says which.
+EXCLUSIVE = ("classifier", "tagger", "span")
 POOLER = "head_classify/pooler/kernel"
 LABEL_PROBLEMS = ("single_label_classification", "multi_label_classification")
 TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": tensors.DTYPES["BF16"]}
@@ -78,9 +84,15 @@ class Leaf:
     return ours if self.name.endswith("embedding") else ours.reshape(-1)
 
 
+Part = tuple[Leaf, tuple[int, ...]]  # of a parameter, the place in its stacked dims
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """A directory in which every parameter of `model` has its tensors. left_out: tensors that nothing here reads."""
+  """A directory in which every parameter of `model` has its tensors. left_out: tensors that nothing here reads.
+
+  added: by name, what a method put around the model, its tuner; no tensor of the model is that.
+  """
 
   directory: Path
   family: Family
@@ -89,6 +101,7 @@ class Checkpoint:
   leaves: tuple[Leaf, ...]
   found: Mapping[str, Tensor]
   left_out: tuple[str, ...]
+  added: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def scan(directory: Path) -> Checkpoint:
@@ -108,7 +121,7 @@ def assemble(
 
   values: what its config.json says. Raises ConfigError as `scan` does for tensors; `directory` is named there.
   """
-  model = Model(cfg, tuple(sorted(_heads(family, cfg, found))))
+  model = Model(cfg, tuple(sorted(_heads(family, cfg, values, found))))
   leaves = tuple(leaves_of(family, model))
   wanted = {name: leaf for leaf in leaves for _, name in leaf.places()}
   ignored = [name for name in found if any(re.fullmatch(pattern, name) for pattern in family.ignored)]
@@ -134,25 +147,31 @@ def load(checkpoint: Checkpoint, shardings: Mapping[str, jax.sharding.Sharding] 
   shardings: by name; the default device without. No more than this host's part of one parameter is there beside them.
   """
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  place = shardings or dict.fromkeys((leaf.name for leaf in checkpoint.leaves), here)
-  return {leaf.name: _load_leaf(leaf, checkpoint.found, place[leaf.name]) for leaf in checkpoint.leaves}
+  place = shardings or dict.fromkeys((*(leaf.name for leaf in checkpoint.leaves), *checkpoint.added), here)
+  added = {name: jax.device_put(array, place[name]) for name, array in checkpoint.added.items()}
+  return {leaf.name: _load_leaf(leaf, checkpoint.found, place[leaf.name]) for leaf in checkpoint.leaves} | added
 
 
 def stored(model: Model, get: Callable[[str], Any], family: Family) -> dict[str, Tensor]:
   """A model's tensors as a file has them, by the family file's names. get: a parameter by name, asked when one is read."""
-  parts: dict[str, list[tuple[Leaf, tuple[int, ...]]]] = {}
-  for leaf in leaves_of(family, model):
-    for index, name in leaf.places():
-      parts.setdefault(name, []).append((leaf, index))
-  host = functools.cache(lambda name: np.asarray(get(name)))
-
-  def read(name: str) -> np.ndarray:
-    ordered = sorted(parts[name], key=lambda part: part[0].weight.part)
-    pieces = [leaf.to_stored(host(leaf.name)[index]) for leaf, index in ordered]
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=0 if ordered[0][0].weight.transposed else -1)
-
+  parts, host = parts_of(leaves_of(family, model)), functools.cache(lambda name: np.asarray(get(name)))
+  read = lambda name: join(parts[name], [leaf.to_stored(host(leaf.name)[index]) for leaf, index in parts[name]])
   shapes = {name: places[0][0].stored_shape for name, places in parts.items()}
   return {name: Tensor.computed(shape, functools.partial(read, name)) for name, shape in shapes.items()}
+
+
+def parts_of(leaves: Iterable[Leaf]) -> dict[str, list[Part]]:
+  """What each tensor of a file is made of, by its name, in order."""
+  parts: dict[str, list[Part]] = {}
+  for leaf in leaves:
+    for index, name in leaf.places():
+      parts.setdefault(name, []).append((leaf, index))
+  return {name: sorted(found, key=lambda part: part[0].weight.part) for name, found in parts.items()}
+
+
+def join(parts: Sequence[Part], pieces: Sequence[np.ndarray]) -> np.ndarray:
+  """A tensor of a file from its parts as they are stored."""
+  return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=0 if parts[0][0].weight.transposed else -1)
 
 
 def save(model: Model, params: Mapping[str, Any], family: Family, directory: Path, dtype: str = "float32") -> None:
@@ -183,6 +202,12 @@ def model_name(family: Family, name: str) -> str:
   return name if name in of_heads else family.prefixes[0] + family.renamed.get(name, name)
 
 
+def bare_name(family: Family, name: str) -> str:
+  """A name of a module or tensor without the backbone's prefix."""
+  prefix = max((prefix for prefix in family.prefixes if name.startswith(prefix)), key=len, default="")
+  return name.removeprefix(prefix)
+
+
 def labels(checkpoint: Checkpoint) -> tuple[str, ...]:
   """The classifier's labels in the order of its outputs, () without a classifier, or where its one output is a number.
 
@@ -200,14 +225,29 @@ def labels(checkpoint: Checkpoint) -> tuple[str, ...]:
       f"{checkpoint.directory}: its head gives {spec.num_outputs} outputs of problem_type={problem!r}; accepted are"
       f" {', '.join(LABEL_PROBLEMS)} of several outputs, and regression with one"
     )
+  return _names(checkpoint, spec)
+
+
+def tags(checkpoint: Checkpoint) -> tuple[str, ...]:
+  """The tagger's tags in the order of its outputs, () without a tagger; errors as `labels`."""
+  spec = dict(checkpoint.model.heads).get("tag")
+  return _names(checkpoint, spec) if spec else ()
+
+
+def _names(checkpoint: Checkpoint, spec: HeadSpec) -> tuple[str, ...]:
   usual = {str(i): f"LABEL_{i}" for i in range(spec.num_outputs)}
   given = checkpoint.settings.get("id2label") or usual
   if not isinstance(given, dict) or given.keys() != usual.keys() or len(set(map(str, given.values()))) < len(usual):
     raise ConfigError(
-      f"{checkpoint.directory}: id2label={str(given)[:200]} is not a label of its own for each of the classifier's"
+      f"{checkpoint.directory}: id2label={str(given)[:200]} is not a label of its own for each of the {spec.kind}'s"
       f" {spec.num_outputs} outputs"
     )
   return tuple(str(given[i]) for i in usual)
+
+
+def chooses(checkpoint: Checkpoint) -> bool:
+  """Whether its one output is the score of a choice."""
+  return any(str(name).endswith("ForMultipleChoice") for name in checkpoint.settings.get("architectures") or ())
 
 
 def head_kinds(model: Model) -> list[str]:
@@ -215,15 +255,34 @@ def head_kinds(model: Model) -> list[str]:
   return [spec.kind for _, spec in model.heads if spec.kind in HEADS and (spec.kind != "classifier" or spec.num_outputs)]
 
 
-def check_heads(model: Model) -> None:
-  """Raises ConfigError for a head of tags, which is not written as transformers has it."""
-  if any(spec.kind == "tagger" for _, spec in model.heads):
-    raise ConfigError("the head of task 'tag' cannot be written for transformers; accepted are runs of other tasks")
+def is_written(model: Model) -> bool:
+  """Whether transformers has this model with the first of its heads, which is what an export keeps."""
+  if not settings.has_counterpart(model.cfg):
+    return False
+  first = head_kinds(model)[:1]
+  return not _renamed(model) and all(kind in settings.nearest(model.cfg).classes for kind in first)
+
+
+def _renamed(model: Model) -> list[str]:
+  """Heads that have a name of their own, which no file of a family knows."""
+  return [name for name, spec in model.heads if spec.kind in HEADS and name != HEADS[spec.kind][0]]
+
+
+def check_heads(family: Family, model: Model) -> None:
+  """Raises ConfigError for a head that the family has no class for, and for two that are called alike there."""
+  kinds = head_kinds(model)
+  if named := _renamed(model):
+    raise ConfigError(f"head {named[0]!r} has a name of its own (task.head_name), which transformers has no place for")
+  if lacking := [kind for kind in kinds if kind not in family.classes]:
+    accepted = ", ".join(filter(None, family.classes))
+    raise ConfigError(f"the {lacking[0]}'s head of a {family.model_type} has no counterpart; accepted are {accepted}")
+  if len(alike := [kind for kind in kinds if kind in EXCLUSIVE]) > 1:
+    raise ConfigError(f"a model of transformers has one of the heads {' and '.join(alike)}; accepted are runs of one of them")
 
 
 def leaves_of(family: Family, model: Model) -> Iterator[Leaf]:
   """The parameters of a model with what the family says of them; errors as `check_heads`."""
-  check_heads(model)
+  check_heads(family, model)
   weights = {weight.name: weight for group in (family.weights, *family.heads.values()) for weight in group}
   for name, box in tree.flatten(model.abstract).items():
     assert name in weights, f"{family.model_type}: the family file does not say where {name} stands"
@@ -289,17 +348,24 @@ def _canonical(directory: Path, family: Family, cfg: TransformerConfig, found: d
   return named
 
 
-def _heads(family: Family, cfg: TransformerConfig, found: Mapping[str, Tensor]) -> Iterator[tuple[str, HeadSpec]]:
+def _heads(
+  family: Family, cfg: TransformerConfig, values: Mapping[str, Any], found: Mapping[str, Tensor]
+) -> Iterator[tuple[str, HeadSpec]]:
+  """values: what config.json says; of EXCLUSIVE heads the one whose class it names, the classifier where it names none."""
   theirs = {weight.name: weight.theirs for group in (family.weights, *family.heads.values()) for weight in group}
-  for kind in family.heads:
+  classes = [name.rpartition("For")[2] for name in values.get("architectures") or ()]
+  is_named = lambda kind: family.classes[kind].rpartition("For")[2] in classes
+  only = next((kind for kind in EXCLUSIVE if kind in family.heads and is_named(kind)), "classifier")
+  for kind in (kind for kind in family.heads if kind == only or kind not in EXCLUSIVE):
     name, marker = HEADS[kind]
     if kind == "lm" and cfg.tied:
       if theirs[HEADS["classifier"][1]] not in found:
         yield name, HeadSpec(kind)  # the embedding table is all it needs
     elif theirs[marker] in found:
-      yield name, HeadSpec(kind, found[theirs[marker]].shape[0] if kind == "classifier" else 0)
-    elif kind == "classifier" and theirs.get(POOLER) in found and cfg.pooler == "tanh":
-      yield name, HeadSpec(kind, 0)  # the pooler alone
+      yield name, HeadSpec(kind, {"span": 2}.get(kind) or (found[theirs[marker]].shape[0] if kind in LABELLED else 0))
+  has_out = only == "classifier" and theirs[HEADS["classifier"][1]] in found
+  if not has_out and theirs.get(POOLER) in found and cfg.pooler == "tanh":
+    yield HEADS["classifier"][0], HeadSpec("classifier", 0)  # the pooler alone
 
 
 def _split(names: Iterable[str], size: Any) -> list[list[str]]:

@@ -139,3 +139,14 @@ TIED = (("lm_head.weight", "embed_tokens.weight"),)
 def decoder_classes(name: str) -> dict[str, str]:
   """The classes of a decoder: "Llama" -> LlamaModel, LlamaForCausalLM, LlamaForSequenceClassification."""
   return {"": f"{name}Model", "lm": f"{name}ForCausalLM", "classifier": f"{name}ForSequenceClassification"}
+
+
+def encoder_classes(name: str) -> dict[str, str]:
+  """The classes of an encoder: "Bert" -> BertModel, BertForMaskedLM, BertForSequenceClassification, ..."""
+  heads = {
+    "mlm": "MaskedLM",
+    "classifier": "SequenceClassification",
+    "tagger": "TokenClassification",
+    "span": "QuestionAnswering",
+  }
+  return {"": f"{name}Model"} | {kind: f"{name}For{what}" for kind, what in heads.items()}

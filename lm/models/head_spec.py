@@ -5,7 +5,11 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:
-  """kind: lm, mlm, classifier, pair or tagger. num_outputs: classes of the last three; the others take the vocabulary's."""
+  """kind: lm, mlm, classifier, chooser, pair, tagger, span or similarity.
+
+  num_outputs: of a classifier, pair or tagger its classes, of a chooser 1, a choice's score, of a span 2, its start and end, of
+  a similarity 1 with a bias; lm and mlm take the vocabulary's.
+  """
 
   kind: str
   num_outputs: int = 0

@@ -1,7 +1,9 @@
-"""What stands on the backbone: heads of language models, masked ones, classifiers and taggers. Logits are fp32.
+"""What stands on the backbone: heads of language models, masked ones, classifiers, taggers and spans. Logits are fp32.
 
 A task asks for a head by a `HeadSpec`; two tasks of one run may share a head of the same name and spec.
 """
+
+import math
 
 import flax.linen as nn
 import jax
@@ -68,20 +70,28 @@ class ClassifierHead(nn.Module):
   out: str = "out"  # name of the last layer
 
   @nn.compact
-  def __call__(self, h_BD: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
+  def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
     cfg = self.cfg
     linear = lambda features, axes, bias, name: Linear(
       (features,), axes, bias=bias, stddev=cfg.init_stddev, dtype=self.dtype, name=name
     )
-    pooled = h_BD
+    pooled = h
     if cfg.pooler == "tanh":
-      pooled = jnp.tanh(linear(cfg.model_dim, ("embed", "mlp"), True, "pooler")(h_BD))
+      pooled = jnp.tanh(linear(cfg.model_dim, ("embed", "mlp"), True, "pooler")(h))
     if cfg.pooler == "mlm":
-      pooled = _transform(cfg, h_BD, self.dtype)
+      pooled = _transform(cfg, h, self.dtype)
     if not self.spec.num_outputs:
       return pooled.astype(jnp.float32)
     pooled = Dropout(cfg.dropout_rate, name="dropout")(pooled, row_B)
     return linear(self.spec.num_outputs, ("embed", "classes"), cfg.pooler != "none", self.out)(pooled).astype(jnp.float32)
+
+
+class ChooserHead(ClassifierHead):
+  """Logits [B, N] of N choices, from one hidden state of each, [B, N, D]: a classifier's one output, for a softmax over N."""
+
+  @nn.compact
+  def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
+    return super().__call__(h, row_B, table_VD)[..., 0]
 
 
 class PairHead(ClassifierHead):
@@ -96,18 +106,54 @@ class TaggerHead(nn.Module):
   cfg: TransformerConfig
   spec: HeadSpec
   dtype: DTypeLike
+  drops: bool = True  # whether there is dropout
 
   @nn.compact
   def __call__(self, h: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
     cfg = self.cfg
     if cfg.pooler == "mlm":
       h = _transform(cfg, h, self.dtype)
-    h = Dropout(cfg.dropout_rate, name="dropout")(h, row_B)
+    h = Dropout(cfg.dropout_rate if self.drops else 0.0, name="dropout")(h, row_B)
     out = Linear(
       (self.spec.num_outputs,), ("embed", "classes"), bias=True, stddev=cfg.init_stddev, dtype=self.dtype, name="out"
     )
     return out(h).astype(jnp.float32)
 
 
-HEADS = {"lm": LmHead, "mlm": MlmHead, "classifier": ClassifierHead, "pair": PairHead, "tagger": TaggerHead}
+class SpanHead(TaggerHead):
+  """How much every token is the start and the end of an answer, [..., 2]: BERT has no dropout before it."""
+
+  drops: bool = False
+
+
+class SimilarityHead(nn.Module):
+  """Scores [B, K - 1] of texts beside the first, from the hidden states [B, K, D] of all: a learned scale times the cosine.
+
+  The scale begins at 20 (a temperature of 0.05). With num_outputs 1 a learned bias, 0 at first, is added.
+  """
+
+  cfg: TransformerConfig
+  spec: HeadSpec
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(self, h_BKD: jax.Array, row_B: jax.Array, table_VD: jax.Array | None) -> jax.Array:
+    h_BKD = h_BKD.astype(jnp.float32)
+    unit_BKD = h_BKD * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(h_BKD), axis=-1, keepdims=True), 1e-12))
+    cosine_BK = jnp.einsum("bd,bkd->bk", unit_BKD[:, 0], unit_BKD[:, 1:])
+    number = lambda name, start: self.param(name, logical(nn.initializers.constant(start), ("classes",)), (1,))[0]
+    scores_BK = cosine_BK * jnp.exp(number("log_scale", math.log(20.0)))
+    return scores_BK + number("bias", 0.0) if self.spec.num_outputs else scores_BK
+
+
+HEADS = {
+  "lm": LmHead,
+  "mlm": MlmHead,
+  "classifier": ClassifierHead,
+  "chooser": ChooserHead,
+  "pair": PairHead,
+  "tagger": TaggerHead,
+  "span": SpanHead,
+  "similarity": SimilarityHead,
+}
 ROW_HEADS = ("classifier", "pair")  # those that read one hidden state per row

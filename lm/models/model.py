@@ -5,7 +5,7 @@ Parameters: {"backbone": {...}, "head_<name>": {...}}.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import flax.linen as nn
@@ -60,9 +60,21 @@ class Tuner(Protocol):
   @property
   def num_virtual_tokens(self) -> int: ...
   @property
+  def position_shift(self) -> int: ...
+  @property
   def intercept(self) -> Intercept | None: ...
   def attach(self, params: dict, rng: jax.Array) -> dict: ...
   def merge(self, params: dict) -> dict: ...
+
+
+class Quantizer(Protocol):
+  """Keeps kernels in fewer bits (lm.quantizers): a value, and the interceptor around all others that unpacks them."""
+
+  def __call__(self, next_fun, args, kwargs, context) -> Any: ...
+  def attach(
+    self, boxes: Mapping[str, Any], attach: Callable[[Mapping[str, Any]], dict[str, Any]], trains: Callable[[str], bool]
+  ) -> tuple[dict[str, Any], dict[str, Any]]: ...
+  def num_weights(self, name: str, size: int) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +82,7 @@ class Model:
   """A transformer with named heads; hashable, so that equal models share compiled functions.
 
   tuner: part of a model that was tuned and is used; while a method trains, it is the objective's (`intercept`).
+  quantizer: how kernels are kept that are packed.
   """
 
   cfg: TransformerConfig
@@ -79,6 +92,7 @@ class Model:
   unroll: int = 1
   kernel: Kernel = Kernel()  # of attention
   tuner: Tuner | None = None
+  quantizer: Quantizer | None = None
 
   def init(self, rng: jax.Array) -> dict:
     """Random parameters, each leaf boxed with its logical axis names (`nn.unbox` takes them off)."""
@@ -91,6 +105,12 @@ class Model:
   def num_virtual_tokens(self) -> int:
     """Positions in front of every sequence that the tuner fills (lm.data.reserve)."""
     return self.tuner.num_virtual_tokens if self.tuner else 0
+
+  @property
+  def max_len(self) -> int:
+    """Tokens of the longest row, by the table of learned positions behind what the tuner moves; rotary ones go on."""
+    shift = self.tuner.position_shift if self.tuner and self.cfg.positions == "learned" else 0
+    return self.cfg.max_len - shift
 
   @property
   def abstract(self) -> dict:
@@ -122,5 +142,8 @@ class Model:
   def _apply(self, params, rng, intercept, method, *args):
     rngs = None if rng is None else {"dropout": rng}
     intercept = self.tuner.intercept if self.tuner else intercept
-    with nn.intercept_methods(intercept) if intercept else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+      for each in (self.quantizer, intercept):  # the method inside, so that it finds kernels unpacked
+        if each is not None:
+          stack.enter_context(nn.intercept_methods(each))
       return self._network.apply({"params": params}, *args, rngs=rngs, method=method)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lm.peft.lora import Lora
 from lm.peft.peft import at_places
@@ -28,6 +29,7 @@ class Dora(Lora):
   def tune(self, y, leaves, args, module):
     product = self.product(leaves, args, module)
     norms = jax.lax.stop_gradient(_norms(super().changed(module.get_variable("params", "kernel"), leaves)))
+    norms = checkpoint_name(norms, "norms")  # else they would be computed again from a kernel that is packed (lm.quantizers)
     factor = at_places(leaves["magnitude"] / norms, product, args)
     bias = module.get_variable("params", "bias", jnp.zeros(())).astype(y.dtype).reshape((1,) * (product.ndim - 1) + (-1,))
     return ((y.reshape(product.shape) - bias + product) * factor + bias).reshape(y.shape)

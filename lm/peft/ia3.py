@@ -54,10 +54,11 @@ class Ia3(Peft):
     mark = f"/ia3/{self.adapter}/scale"
     scales = {name.removesuffix(mark): flat.pop(name) for name in list(flat) if name.endswith(mark)}
     for module, scale in scales.items():
-      kernel, bias = flat[f"{module}/kernel"], flat.get(f"{module}/bias")
+      kernel, bias = flat.get(f"{module}/kernel"), flat.get(f"{module}/bias")
       *stacked, inputs, outputs = scale.shape
-      matrix = kernel.reshape(*stacked, *((inputs, -1) if outputs == 1 else (-1, outputs)))
-      flat[f"{module}/kernel"] = (matrix * scale).reshape(kernel.shape)
+      if kernel is not None:
+        matrix = kernel.reshape(*stacked, *((inputs, -1) if outputs == 1 else (-1, outputs)))
+        flat[f"{module}/kernel"] = (matrix * scale).reshape(kernel.shape)
       if bias is not None and outputs > 1:
         flat[f"{module}/bias"] = bias * scale.reshape(bias.shape)
     return tree.unflatten(flat)

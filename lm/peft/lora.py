@@ -118,8 +118,8 @@ class LowRank(Peft):
   def merge(self, params):
     flat = tree.flatten(params)
     for module, leaves in self.leaves(flat).items():
-      kernel = flat[f"{module}/kernel"]
-      flat[f"{module}/kernel"] = self.changed(kernel, leaves).reshape(kernel.shape)
+      if (kernel := flat.get(f"{module}/kernel")) is not None:
+        flat[f"{module}/kernel"] = self.changed(kernel, leaves).reshape(kernel.shape)
     return tree.unflatten({name: leaf for name, leaf in flat.items() if f"/lora/{self.adapter}/" not in name})
 
 

@@ -54,6 +54,11 @@ class Peft:
     return 0
 
   @property
+  def position_shift(self) -> int:
+    """By how much `intercept` moves the positions of tokens; with learned ones, rows of the table that they cannot have."""
+    return 0
+
+  @property
   def intercept(self) -> Intercept | None:
     """A flax interceptor around the model's modules, or None."""
     return None
@@ -79,7 +84,7 @@ class Peft:
     return {}
 
   def merge(self, params: dict) -> dict:
-    """Plain parameters of the same function, without the method's leaves."""
+    """Plain parameters of the same function, without the method's leaves. params: all, or some with the leaves beside them."""
     return params
 
 
@@ -106,7 +111,7 @@ def find_kernels(boxes: Mapping[str, Any], setting: str, pattern: str) -> dict[s
     ValueError: the pattern matches none; lists the linear modules.
   """
   kernels = {name.removesuffix("/kernel"): box for name, box in boxes.items() if name.endswith("/kernel")}
-  found = {path: box for path, box in kernels.items() if re.fullmatch(f"backbone/{pattern}", path)}
+  found = {path: box for path, box in kernels.items() if re.fullmatch(f"backbone/(?:{pattern})", path)}
   if not found:
     raise ValueError(f"{setting}={pattern!r}: matches no linear layer; there are {', '.join(kernels)}")
   return found

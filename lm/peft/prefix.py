@@ -1,9 +1,9 @@
 """Prefix tuning (Li & Liang 2021), which P-tuning v2 (Liu et al. 2022) is too: trained keys and values in every layer.
 
-The backbone is frozen. Every query of every segment sees the prefix, whatever causality and windows say. It stands at no
-position: its keys are not rotated and tokens keep theirs, so that rows are as long as without it (the library peft counts the
-tokens' positions from the prefix's length on: tests/parity/prefix_test.py). The papers train it through
-an MLP that is thrown away afterwards; here it trains directly, as P-tuning v2 does where that is as good.
+The backbone is frozen. Every query of every segment sees the prefix, whatever causality and windows say. Rows are as long as
+without it, and tokens stand behind it as in the papers' code and the library peft: their positions count from the prefix's
+length on. Its own keys are not rotated. The papers train it through an MLP that is thrown away afterwards; here it trains
+directly, as P-tuning v2 does where that is as good.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import jax
 
 from lm import tree
 from lm.models.kernel import Extra
+from lm.models.transformer import Transformer
 from lm.peft.peft import Around, Peft
 from lm.plug import ConfigError
 
@@ -54,6 +55,10 @@ class Prefix(Peft):
         boxes[leaf] = nn.LogicallyPartitioned(values, ("layers", None, "heads", "channels"))
     return tree.unflatten(boxes)
 
+  @property
+  def position_shift(self):
+    return self.num_prefix
+
   def trainable(self, name):
     return name.startswith("head_") or f"/prefix/{self.adapter}/" in name
 
@@ -64,13 +69,16 @@ class Prefix(Peft):
   def merge(self, params):
     raise ConfigError(
       "peft='prefix': no plain model computes what trained keys and values do, so they cannot be merged into one; such a run"
-      " is used and evaluated from its own workdir"
+      " is used and evaluated from its own workdir, or exported with --adapter"
     )
 
 
 def _show(prefix: Prefix, next_fun, args, kwargs, context):
-  """Gives the keys and values to the part of attention that mixes."""
+  """Moves the positions of tokens, and gives the keys and values to the part of attention that mixes."""
   module = context.module
+  if isinstance(module, Transformer) and context.method_name == "__call__":
+    inputs, *rest = args
+    return next_fun(inputs | {"positions": inputs["positions"] + prefix.num_prefix}, *rest, **kwargs)
   if context.method_name != "__call__" or not module.has_variable("params", "prefix"):
     return next_fun(*args, **kwargs)
   leaves, dtype = module.get_variable("params", "prefix")[prefix.adapter], args[0].dtype

@@ -84,7 +84,7 @@ class Prompt(Peft):
   def merge(self, params):
     raise ConfigError(
       "peft='prompt': trained embeddings in front of a text are part of the input, so they cannot be merged into a plain model;"
-      " such a run is used and evaluated from its own workdir"
+      " such a run is used and evaluated from its own workdir, or exported with --adapter"
     )
 
 

@@ -12,6 +12,7 @@ from lm.peft.peft import Peft
 from lm.preflight import memory
 from lm.preflight.memory import Step
 from lm.program import Program, Spec, make_program
+from lm.quantizers.quantizer import Quantizer
 from lm.run import Outline
 
 TRIES = 3  # compiled for each setting that may help
@@ -31,9 +32,11 @@ class Candidate:
   step: Step
 
 
-def change(spec: Spec, remat: str | None = None, peft: Peft | None = None, **fields) -> Spec:
-  """The spec with another policy of recomputation, PEFT method or fields of its own."""
-  model = dataclasses.replace(spec.model, remat=remat or spec.model.remat)
+def change(
+  spec: Spec, remat: str | None = None, peft: Peft | None = None, quantizer: Quantizer | None = None, **fields
+) -> Spec:
+  """The spec with another policy of recomputation, PEFT method, quantizer or fields of its own."""
+  model = dataclasses.replace(spec.model, remat=remat or spec.model.remat, quantizer=quantizer or spec.model.quantizer)
   intercept = peft.intercept if peft else spec.objective.intercept
   objective = dataclasses.replace(spec.objective, model=model, intercept=intercept)
   return dataclasses.replace(spec, model=model, objective=objective, peft=peft or spec.peft, **fields)
@@ -43,6 +46,12 @@ def tokens_per_device(outline: Outline, spec: Spec) -> int:
   """Tokens that a device takes at once."""
   cfg, parts = outline.config, sharding.num_batch_shards(spec.mesh) * spec.mesh.shape["sequence"]
   return cfg.batch_size * cfg.seq_len // (parts * spec.accumulation)
+
+
+def accumulations(outline: Outline, mesh: jax.sharding.Mesh) -> list[int]:
+  """Numbers of micro-batches that a step may have, rising; 1 alone where a task compares all rows of a batch."""
+  numbers = sharding.accumulations(outline.config.batch_size, mesh)
+  return numbers[:1] if outline.program.spec.objective.needs_whole_batch else numbers
 
 
 def settle(outline: Outline, least: int = 1) -> Program:
@@ -55,7 +64,7 @@ def settle(outline: Outline, least: int = 1) -> Program:
   if outline.config.tokens_per_device != "auto":
     return outline.program
   limit, program = memory.free_bytes(spec.mesh), outline.program
-  numbers = sharding.accumulations(outline.config.batch_size, spec.mesh)
+  numbers = accumulations(outline, spec.mesh)
   for n in (n for n in numbers if n >= min(least, numbers[-1])):
     program = make_program(change(spec, accumulation=n))
     if all(memory.compile_step(program, batch).peak_bytes <= limit for batch in outline.batches):
@@ -116,12 +125,12 @@ def ways_out(found: list[Candidate]) -> str:
 
 
 def alternatives(outline: Outline, now: Step, limit: int = 0) -> list[Candidate]:
-  """Up to three settings, each with the step that it would give: fewer tokens at once, more recomputed, LoRA.
+  """Up to three settings, each with the step that it would give: fewer tokens at once, more recomputed, LoRA or fewer bits.
 
   Each is tried in growing strength until it fits the limit, TRIES times at most; one that saves nothing is left out.
   """
   found = []
-  for options in (_fewer_tokens(outline), _more_remat(outline), _lora(outline)):
+  for options in (_fewer_tokens(outline), _more_remat(outline), _fewer_weights(outline)):
     best = None
     for setting, program in options:
       candidate = Candidate(setting, largest(dataclasses.replace(outline, program=program)))
@@ -139,7 +148,7 @@ def gib(size: float) -> str:
 
 def _fewer_tokens(outline: Outline) -> Iterator[tuple[str, Program]]:
   spec = outline.program.spec
-  more = [n for n in sharding.accumulations(outline.config.batch_size, spec.mesh) if n > spec.accumulation]
+  more = [n for n in accumulations(outline, spec.mesh) if n > spec.accumulation]
   for n in (*more[: TRIES - 1], *more[-1:])[:TRIES]:
     changed = change(spec, accumulation=n)
     yield f"--config.tokens_per_device={tokens_per_device(outline, changed)}", Program(changed)
@@ -152,7 +161,12 @@ def _more_remat(outline: Outline) -> Iterator[tuple[str, Program]]:
     yield f"--config.remat={remat}", Program(change(spec, remat=remat))
 
 
-def _lora(outline: Outline) -> Iterator[tuple[str, Program]]:
+def _fewer_weights(outline: Outline) -> Iterator[tuple[str, Program]]:
+  """Of those that train, or of the bytes of those that do not."""
+  spec = outline.program.spec
   if outline.config.peft == Plug("full"):
     with contextlib.suppress(ValueError):  # an optimizer whose patterns name no parameter that LoRA trains
-      yield "--config.peft=lora", Program(change(outline.program.spec, peft=plug.make("peft", Plug("lora"))))
+      yield "--config.peft=lora", Program(change(spec, peft=plug.make("peft", Plug("lora"))))
+  elif spec.model.quantizer is None:
+    with contextlib.suppress(ValueError):  # a method that trains kernels, or sizes that the block does not divide
+      yield "--config.quantizer=nf4", Program(change(spec, quantizer=plug.make("quantizer", Plug("nf4"))))

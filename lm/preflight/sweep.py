@@ -27,7 +27,7 @@ def sweep(outline: Outline, devices: list[jax.Device], topology: str, say: Calla
   points = [(sizes, remat) for sizes in meshes(outline, len(devices)) for remat in fit.POLICIES]
   for number, (sizes, remat) in enumerate(points, 1):
     mesh = sharding.make_mesh(sizes, devices)
-    for accumulation in sharding.accumulations(outline.config.batch_size, mesh)[:TRIES]:
+    for accumulation in fit.accumulations(outline, mesh)[:TRIES]:
       spec = fit.change(outline.program.spec, remat=remat, mesh=mesh, accumulation=accumulation)
       tried = dataclasses.replace(outline, program=Program(spec))
       step = fit.largest(tried)

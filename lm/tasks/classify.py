@@ -97,13 +97,17 @@ class Classify(TextRows):
     return {"loss": batch[self._loss_weights].sum(), "accuracy": batch["weights"].sum()}
 
   def loss(self, forward, batch, rng):
-    sums = lambda weights: forward.token_sums(self._read(forward, batch, rng), batch["label"], batch[weights], batch, rng)
-    found = sums("weights")
-    return found | {"loss": sums(self._loss_weights)["loss"]} if self.class_weights else found
+    found = self._sums(forward, batch, batch["weights"], rng)
+    return found | {"loss": self._sums(forward, batch, batch["loss_weights"], rng)["loss"]} if self.class_weights else found
 
   def predict(self, forward, batch):
-    scores_BN = forward.probabilities(self._read(forward, batch, None), batch)
-    return {"scores": scores_BN, "label": batch["label"], "weights": batch["weights"]}
+    return {"scores": self._probabilities(forward, batch), "label": batch["label"], "weights": batch["weights"]}
+
+  def _sums(self, forward, batch, weights, rng):
+    return forward.token_sums(self._read(forward, batch, rng), batch["label"], weights, batch, rng)
+
+  def _probabilities(self, forward, batch):
+    return forward.probabilities(self._read(forward, batch, None), batch)
 
   @property
   def _loss_weights(self) -> str:

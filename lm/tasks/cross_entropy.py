@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm.layout import axes_of, num_shards
 
+NO_CLASS = -1e9  # the logit of what is no class of a row, where rows have other classes
 LOGIT_BYTES = 2**27  # [bytes] of fp32 logits per device that may exist at a time where no chunk is set
 # "loss" and "accuracy", see `token_sums`.
 Sums = dict[str, jax.Array]
@@ -41,7 +42,7 @@ def token_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, softeni
   """Weighted sums over all positions of -log p(label) in nats, and of correct argmax predictions.
 
   Args:
-    logits: [..., V] fp32. labels: [...] int32. weights: [...], 0 where a position does not count.
+    logits: [..., V] fp32, NO_CLASS for what is none. labels: [...] int32. weights: [...], 0 where a position does not count.
     softening: what the loss has beside.
   """
   largest = jax.lax.stop_gradient(logits.max(axis=-1))
@@ -52,7 +53,9 @@ def token_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array, softeni
   correct = (label_logits >= largest).astype(jnp.float32)
   target = label_logits
   if smoothing := softening.label_smoothing:
-    target = (1 - smoothing) * label_logits + smoothing * logits.mean(axis=-1)
+    is_class = logits > NO_CLASS
+    mean = jnp.sum(jnp.where(is_class, logits, 0), axis=-1) / jnp.maximum(jnp.sum(is_class, axis=-1), 1)
+    target = (1 - smoothing) * label_logits + smoothing * mean
   loss = log_normaliser - target
   if softening.z_loss:
     loss += softening.z_loss * jnp.square(log_normaliser)
@@ -102,23 +105,26 @@ def divergence_sum(heads: tuple[Head, Head], read: Any, rows: Rows, chunk: int |
 def chunked_log_probs(head: Head, read: Any, h_BTD: jax.Array, labels_BT: jax.Array, chunk: int) -> jax.Array:
   """log p(label) in nats at each position, [B, T] fp32, from logits that exist for [B, chunk, V] at a time.
 
+  labels: [B, T], or [B, T, N] of N labels at each position, which gives as many values.
+
   For losses that are no sum over positions, whose gradient is not known before all of them are: logits are computed again
   for it. head, read, chunk: as `chunked_token_sums` takes them, 0 for what fits.
   """
 
   def of_chunk(read, rows):
     h, labels = rows
-    return jnp.take_along_axis(jax.nn.log_softmax(head(read, h)), labels[..., None], axis=-1)[..., 0]
+    own = labels if labels.ndim == h.ndim else labels[..., None]
+    return jnp.take_along_axis(jax.nn.log_softmax(head(read, h)), own, axis=-1).reshape(labels.shape)
 
   chunk = chunk or _fitting_chunk(head, read, h_BTD)
-  B, T = labels_BT.shape
+  B, T = labels_BT.shape[:2]
   if chunk >= T:
     return of_chunk(read, (h_BTD, labels_BT))
   assert T % chunk == 0, f"loss_chunk={chunk} does not divide {T}"
   parts = jax.tree.map(lambda x: x.reshape(B, T // chunk, chunk, *x.shape[2:]).swapaxes(0, 1), (h_BTD, labels_BT))
   again = jax.checkpoint(of_chunk)
   _, found = jax.lax.scan(lambda carry, rows: (carry, again(read, rows)), None, parts)
-  return found.swapaxes(0, 1).reshape(B, T)
+  return found.swapaxes(0, 1).reshape(labels_BT.shape)
 
 
 def _fitting_chunk(head: Head, read: Any, h_BTD: jax.Array) -> int:

@@ -48,7 +48,6 @@ class Dpo(Task):
 
   causal = True
   packed = False
-  num_segments = 2
   prepare_fields = ("template",)
   evaluators = (("preference", "validation"),)
   head = "lm"
@@ -66,6 +65,10 @@ class Dpo(Task):
       raise ValueError(f"task.gamma={self.gamma}: no effect on kind={self.kind}, only simpo has it")
     if self.template not in ("", *template.NAMES):
       raise ValueError(f"task.template={self.template!r}: accepted are {', '.join(template.NAMES)}")
+
+  @property
+  def num_segments(self) -> int:
+    return 2
 
   @property
   def needs_reference(self) -> bool:

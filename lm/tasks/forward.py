@@ -2,17 +2,19 @@
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lm import tree
 from lm.models.model import Intercept, Model
 from lm.models.transformer import Output
 from lm.state import REFERENCE
-from lm.tasks.cross_entropy import PLAIN, Softening, Sums, chunked_log_probs, chunked_token_sums, divergence_sum
+from lm.tasks import contrast, cross_entropy
+from lm.tasks.cross_entropy import NO_CLASS, PLAIN, Rows, Softening, Sums, chunked_log_probs, chunked_token_sums, divergence_sum
 
 # What the head of a cross-entropy read: hidden states, and the rng of its dropout.
 Read = tuple[jax.Array, jax.Array | None]
@@ -126,16 +128,44 @@ class Forward:
     """One hidden state per row [B, D], as `pool` reads it."""
     return pool(self(batch, rng), batch, pooling)
 
+  def pooled_segments(self, batch: dict, rng: jax.Array | None, pooling: str, num_segments: int) -> jax.Array:
+    """One hidden state of each segment of a row, [B, K, D] in fp32 of the segments 1 to K; of one that is not there, any.
+
+    It is read as `pool` does, a segment as a row of its own.
+    """
+    h_BTD = self(batch, rng).astype(jnp.float32)
+    ids_BT, tokens_BT = jnp.asarray(batch["segment_ids"]), batch["tokens"]
+    own = lambda k: {"segment_ids": ids_BT, "tokens": jnp.where(ids_BT == k, tokens_BT, -1)}
+    return jax.vmap(lambda k: pool(h_BTD, own(k), pooling), out_axes=1)(jnp.arange(1, num_segments + 1))
+
+  unit = staticmethod(contrast.unit)
+  contrast = staticmethod(contrast.contrast_rows)
+
   def token_sums(
     self, h: jax.Array, labels: jax.Array, weights: jax.Array, batch: dict, rng=None, chunk: int | None = None
   ) -> Sums:
     """`cross_entropy.token_sums` of the logits of h, softened where it trains, in chunks as `chunked_token_sums` takes them."""
-    head_of = lambda rng: (
-      lambda read, h: self._model.logits(read, self._head, h, batch["row"], rng=rng, intercept=self._intercept)
-    )
+    return self._cross_entropies(lambda logits: logits, (h, labels, weights), batch, rng, chunk)
+
+  def place_sums(self, h_BTD: jax.Array, places_BN: jax.Array, weights_BN: jax.Array, batch: dict, rng=None) -> Sums:
+    """The same of a head whose N outputs each choose one of the row's tokens: the classes are the row's T places."""
+    real_BT = (batch["segment_ids"] > 0) & (batch["tokens"] >= 0)
+    over_places = lambda logits_BTN: jnp.where(real_BT[:, None, :], logits_BTN.swapaxes(1, 2), NO_CLASS)
+    return self._cross_entropies(over_places, (h_BTD, places_BN, weights_BN), batch, rng, None)
+
+  def _cross_entropies(
+    self, classes: Callable[[jax.Array], jax.Array], rows: Rows, batch: dict, rng: jax.Array | None, chunk: int | None
+  ) -> Sums:
+    """classes: the head's logits as those of the classes that labels number, which are the last dim."""
+    h, _, weights = rows
+
+    def head_of(rng):
+      logits = lambda read, h: self._model.logits(read, self._head, h, batch["row"], rng=rng, intercept=self._intercept)
+      return lambda read, h: classes(logits(read, h))
+
     read = self._model.read_by(self._head, self._params)
     self.read.append((h, rng))
-    sums = chunked_token_sums(head_of(rng), read, (h, labels, weights), chunk, self._softening)
+    sums = chunked_token_sums(head_of(rng), read, rows, chunk, self._softening)
     if not self._how.against:
       return sums
     other, other_rng = self._how.against[len(self.read) - 1]
@@ -148,6 +178,23 @@ class Forward:
     params, intercept = self._version(tuned)
     head = lambda read, h: self._model.logits(read, self._head, h, batch["row"], intercept=intercept)
     return chunked_log_probs(head, self._model.read_by(self._head, params), h_BTD, labels_BT, self.loss_chunk)
+
+  def choice_scores(self, h_BPD: jax.Array, ids_PN: np.ndarray, batch: dict) -> jax.Array:
+    """[B, N] in nats: log p of token ids_PN[p, n] by the head at h[:, p], added over p; -1 is none."""
+    head = lambda read, h: self._model.logits(read, self._head, h, batch["row"], intercept=self._intercept)
+    labels_BPN = jnp.broadcast_to(jnp.maximum(ids_PN, 0)[None], (len(h_BPD), *ids_PN.shape))
+    log_p_BPN = chunked_log_probs(head, self._model.read_by(self._head, self._params), h_BPD, labels_BPN, 0)
+    return jnp.sum(jnp.where((ids_PN >= 0)[None], log_p_BPN, 0.0), axis=1)
+
+  @staticmethod
+  def choice_sums(scores_BN: jax.Array, labels_B: jax.Array, weights_B: jax.Array) -> Sums:
+    """`cross_entropy.token_sums` of scores that no head gives as they are."""
+    return cross_entropy.token_sums(scores_BN, labels_B, weights_B)
+
+  @staticmethod
+  def softmax(scores: jax.Array) -> jax.Array:
+    """Over the last dim."""
+    return jax.nn.softmax(scores)
 
   @staticmethod
   def log_sigmoid(x: jax.Array) -> jax.Array:
@@ -167,5 +214,5 @@ def pool(h_BTD: jax.Array, inputs: Mapping[str, jax.Array], pooling: str) -> jax
     return jnp.einsum("btd,bt->bd", h_BTD, share_BT)
   slots_BT = jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None, :], real_BT.shape)
   last_B = jnp.max(jnp.where(real_BT, slots_BT, 0), axis=1)
-  read_B = last_B if pooling == "last" else jnp.argmax(own_BT, axis=1)
+  read_B = last_B if pooling == "last" else jnp.argmax(real_BT, axis=1)
   return jnp.take_along_axis(h_BTD, read_B[:, None, None], axis=1)[:, 0]

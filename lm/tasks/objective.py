@@ -49,13 +49,21 @@ class Objective:
     """Whether a task compares with the model that the run started from."""
     return any(task.needs_reference for _, task in self.tasks)
 
+  @property
+  def needs_whole_batch(self) -> bool:
+    """Whether a task compares the rows of a batch with each other."""
+    return any(task.needs_whole_batch for _, task in self.tasks)
+
   def denominators(self, batch: Batch) -> dict[str, jax.Array]:
     """By name; of the whole global batch."""
     num_tokens = jnp.sum(batch[INPUTS]["segment_ids"] > 0).astype(jnp.float32)
     return self._collect(lambda task, view: task.denominators(view), batch) | dict.fromkeys(self._router_weights, num_tokens)
 
   def sums(self, params: dict, batch: Batch, rng: jax.Array | None = None) -> dict[str, jax.Array]:
-    """By name; additive over rows. rng: dropout, softening and the regularizer are on where it is given."""
+    """By name; additive over rows, but for a task that `needs_whole_batch`.
+
+    rng: dropout, softening and the regularizer are on where it is given.
+    """
     if rng is None or self.regularizer is None:
       return self._pass(params, batch, rng)[0]
     inputs = batch[INPUTS]

@@ -49,7 +49,7 @@ class SentencePair(Mlm):
   @property
   def fields(self) -> dict[str, Field]:
     own = {"tokens": Field(("T",)), "opens": Field(("T",), "bool")}
-    others = {f"other_{name}": Field(("T",), "int32", -1, column=name, partner=True) for name in own}
+    others = {f"other_{name}": Field(("T",), "int32", -1, column=name, partner=1) for name in own}
     return own | (others if self.kind == "nsp" else {})
 
   def prepare(self, example, tok):

@@ -45,13 +45,17 @@ class TextRows(Task):
 
   pooling: str = ""  # hidden state that is read: first, last, or the mean over all; unset is first, last of a causal model
   pair: bool = False  # whether examples have two texts; true where the source says so
+  head_name: str = ""  # of its own head, where tasks of one run have other labels; unset is classify, which all share
 
   packed = False
-  head = "classify"
 
   def __post_init__(self):
     if self.pooling not in ("", *POOLING):
       raise ValueError(f"task.pooling={self.pooling!r}: accepted are {', '.join(POOLING)}")
+
+  @property
+  def head(self):
+    return self.head_name or "classify"
 
   def _columns(self, example: Mapping[str, Any], tok: Tokenizer) -> dict[str, np.ndarray]:
     """The stored tokens and places of an example."""

@@ -7,23 +7,46 @@ import pytest
 
 from lm import plug, tree
 from lm.config import Plug
-from tests.conftest import SIZES, make_run, shrunk
+from tests.conftest import EXPERTS, SIZES, make_run, shrunk
 from tests.contracts.tasks_test import FAMILIES, start
 
-CASES = [
-  pytest.param(method, task, marks=[] if task == "classify" else pytest.mark.slow)
-  for method in plug.names("peft")
-  for task in plug.names("task")
+# Models of one kind each, that have biases: some methods train them, others must fold them back.
+MODELS = {
+  "encoder": {"name": "bert-tiny", **SIZES, "bias": True},
+  "decoder": {"name": "gpt2-tiny", **SIZES, "bias": True},
+  "experts": shrunk(EXPERTS, qkv_bias=True, vocab_size=0, dropout_rate=0.0),
+}
+PRODUCT = [("encoder", "classify"), ("decoder", "classify"), ("experts", "classify"), ("decoder", "sft"), ("experts", "sft")]
+
+
+def cases(pairs, cover):
+  """Every method with every (kind of model, task); those that are not in the cover are slow."""
+  of = lambda pair: [] if pair in cover else pytest.mark.slow
+  return [pytest.param(method, *pair, marks=of(pair)) for method in plug.names("peft") for pair in pairs]
+
+
+# Each kind and each task meets every method, in one test or the other. What a method adds knows the task by its rows alone.
+TRAINED = cases(PRODUCT, [("decoder", "sft")])
+COMPUTED = cases([("encoder", "classify"), ("experts", "classify"), ("decoder", "sft")], PRODUCT[:3])
+# A method sees nothing of another task but its rows and its head: by turns one inside the blocks, one in front of the tokens.
+OTHERS = [
+  pytest.param(
+    ("lora", "prefix")[i % 2], "decoder" if plug.find("task", task).causal else "encoder", task, marks=pytest.mark.slow
+  )
+  for i, task in enumerate(plug.names("task"))
+  if task not in ("classify", "sft")
 ]
 
 # Methods that stand around modules and fold back into their kernels.
 FOLDING = [name for name in plug.names("peft") if (peft := plug.make("peft", Plug(name))).intercept and peft.merges]
 
 
-def biased_run(task, method, **settings):
-  """A run of a tiny model that has biases: some methods train them, others must fold them back."""
-  name = "gpt2-tiny" if plug.find("task", task).causal else "bert-tiny"
-  return make_run(task, model={"name": name, **SIZES, "bias": True}, peft=method, **settings)
+# Tasks of many segments, in front of each of which a prompt stands.
+LONGER = {"choose": {"seq_len": 128}, "rank": {"seq_len": 128}}
+
+
+def biased_run(task, method, kind="encoder", **settings):
+  return make_run(task, model=MODELS[kind], peft=method, **LONGER.get(task, {}), **settings)
 
 
 def grow(attached, base):
@@ -36,9 +59,9 @@ def grow(attached, base):
   return tree.unflatten({name: move(i, name, x) for i, (name, x) in enumerate(tree.flatten(attached).items())})
 
 
-@pytest.mark.parametrize(("method", "task"), CASES)
-def test_only_trainable_parameters_move(method, task):
-  run = biased_run(task, method)
+@pytest.mark.parametrize(("method", "kind", "task"), TRAINED + OTHERS)
+def test_only_trainable_parameters_move(method, kind, task):
+  run = biased_run(task, method, kind)
   run.program.compile(run.loader.shapes(), [])
   state = run.init_state()
   before = {name: np.array(x) for name, x in tree.flatten(tree.merge(state.params, state.frozen)).items()}
@@ -49,10 +72,10 @@ def test_only_trainable_parameters_move(method, task):
   assert moved == {name for name, trains in run.program.trainable.items() if trains}
 
 
-@pytest.mark.parametrize(("method", "task"), CASES)
-def test_identity_at_init_and_merged_equals_unmerged(method, task):
+@pytest.mark.parametrize(("method", "kind", "task"), COMPUTED)
+def test_identity_at_init_and_merged_equals_unmerged(method, kind, task):
   peft = plug.make("peft", Plug(method))
-  run = biased_run(task, method)
+  run = biased_run(task, method, kind)
   model, batch = run.program.spec.model, run.loader.batch(0)["inputs"]
   boxed = jax.jit(model.init)(jax.random.key(0))
   attached = nn.unbox(peft.attach(boxed, jax.random.key(1)))
@@ -129,3 +152,8 @@ def test_lora_trains_on_every_family(family):
   products = {name: np.asarray(x) for name, x in tree.flatten(state.params).items() if name.endswith("/lora/default/b")}
   assert len(products) == 2
   assert all(np.isfinite(b).all() and b.any() for b in products.values())
+
+
+def test_a_method_that_trains_heads_needs_a_task_with_one():
+  with pytest.raises(ValueError, match="config.peft=Head.*: no parameter trains"):
+    biased_run("embed", "head")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm.config import ConfigError
-from lm.data import store
+from lm.data import encode, store
 from lm.data.loader import EMPTY, EvalLoader, Loader, Rows, StreamData
 from lm.data.sources.memory import Memory
 from lm.data.sources.text import Text
@@ -17,6 +17,7 @@ from lm.tasks.classify import Classify
 from lm.tasks.fim import Fim
 from lm.tasks.mlm import Mlm
 from lm.tasks.prefix_lm import PrefixLm
+from lm.tasks.rank import Rank
 from lm.tasks.ul2 import Ul2
 
 TEXTS = tuple("x" * (i % 37 + 1) + str(i) for i in range(53))
@@ -259,3 +260,20 @@ def test_public_text_fills_99_percent_of_512_tokens(name, task, data_dir, tmp_pa
   assert 99 <= float(cells["real"].removesuffix("%")) <= 100
   segments = np.concatenate([loader.batch(step)["inputs"]["segment_ids"] for step in range(10)])
   assert (segments > 0).mean() >= 0.99
+
+
+def test_partners_are_drawn_among_sequences_that_have_something_in_the_column():
+  """And where all have, a sequence is never its own."""
+  sequence = lambda number, drawn: {"tokens": np.full(3 * (not drawn), number), "place": np.full(3 * (not drawn), 3)}
+  task = Rank(item_len=4, num_negatives=2)
+  for own in (False, True):
+    rows = [sequence(i, i < 5) | {"candidate": np.full(2 * (i < 5 or own), 40 + i)} for i in range(9)]
+    stream = StreamData("s", "s", task, store.Store(None, encode.collect(rows)), Bytes())
+    rows, drawn = Rows(stream, 32, seed=0), set()
+    for epoch in range(60):
+      found = rows.read(np.arange(4), np.full(4, epoch), 32)
+      for row, ids in enumerate(found["segment_ids"]):
+        mine = {int(i) - 40 for i in found["tokens"][row][ids > 2]}
+        assert not own or row + 5 not in mine
+        drawn |= mine
+    assert drawn == set(range(9 if own else 5))

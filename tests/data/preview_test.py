@@ -8,6 +8,7 @@ from lm.data.tokenizer import Bytes
 from lm.tasks.causal import Causal
 from lm.tasks.classify import Classify
 from lm.tasks.sft import Sft
+from lm.tasks.tag import Tag
 
 TEXTS = ("a b", "é\n", *("x" * 98 for _ in range(18)))
 
@@ -33,6 +34,13 @@ def test_lengths_cuts_and_examples(tmp_path):
   ]
   assert lines[2:4] == ["  q: <s> a ▁ b </s>", "  r: <s> <0xC3> <0xA9> <0x0A> </s>"]
   assert lines[4] == f"  q: <s> {'x ' * 29}...{' x' * 9} </s> (64 tokens)"
+
+
+def test_long_texts_that_are_read_in_windows_are_counted(tmp_path):
+  stream, source = make_stream(Tag(tags=("B-x", "I-x", "O")).fitted(64), tmp_path)
+  lengths = "50% at most 64, 90% at most 64, 99% at most 64, the longest 64"
+  line = f"tokens per example: {lengths}; 18 of 20 stand in several windows of 64"
+  assert preview(stream, 64, source).split("\n")[1] == line
 
 
 def test_conversations_are_packed_and_shown_one_by_one(tmp_path):

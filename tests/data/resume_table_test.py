@@ -31,6 +31,10 @@ def forms(task):
 def make_task(name):
   options = OPTIONS.get(name, {}) | ({"labels": ("a", "b")} if name in ("classify", "multilabel") else {})
   options |= {"tags": ("B-act", "B-thing", "I-act", "O")} if name == "tag" else {}
+  options |= {"answers": ("span", "none"), "window": LENGTH} if name == "span_qa" else {}
+  options |= {"choices": ("0", "1", "2")} if name == "choose" else {}
+  if name == "prompt_classify":  # as a run makes it: the labels of its source, the pieces of its tokenizer
+    return plug.make("task", plug.Plug(name, (("labels", ("a", "b")),))).read_with(Bytes(), causal=False)
   options |= {"pair_len": LENGTH - 3} if name == "sentence_pair" else {}
   return plug.make("task", plug.Plug(name, tuple(options.items())))
 
@@ -47,7 +51,7 @@ CASES = [
 def make_store(name, task, part):
   """Every third text, from `part` on, as the task prepares it."""
   examples = make_examples(name, TEXTS[part::3])
-  if name == "classify":
+  if name in ("classify", "prompt_classify"):
     examples = [example | {"label": "ab"[i % 2]} for i, example in enumerate(examples)]
   if name == "multilabel":
     examples = [example | {"label": ["a"][: i % 2] + ["b"][: i // 2 % 2]} for i, example in enumerate(examples)]

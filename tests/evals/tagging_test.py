@@ -10,6 +10,7 @@ from lm import evaluate, train
 from lm.config import ConfigError
 from lm.data import tagging
 from lm.evals.tagging import Scores, score
+from lm.tasks.tag import UNSEEN
 from tests.conftest import make_run
 
 NAMES = ("Anna Berg", "Carl", "Rome", "Oslo")
@@ -95,17 +96,29 @@ def test_errors_name_sentence_and_entities(tmp_path):
   assert any("person: Anna Berg" in row["missed"] for row in rows)
 
 
-def test_words_behind_a_rows_end_are_counted_and_count_as_o(tmp_path):
-  run = make_run("tag", data=make_data(tmp_path, words=20), seq_len=16)
-  evaluators, found = evaluate_fresh(run)
-  lines = evaluators["validation"].report(tmp_path, tmp_path).splitlines()
+def test_a_sentence_in_several_rows_is_judged_as_a_whole(tmp_path):
+  data, settings = make_data(tmp_path, words=20), {"total_steps": 80, "eval_every": 80, "batch_size": 16}
+  run = make_run("tag", data=data, seq_len=32, optimizer={"name": "adamw", "learning_rate": 1e-2}, **settings)
+  store = run.load("tag", "validation").store
+  assert store.num_sequences > len(run.source("tag", "validation")) == store.owner_N[-1] + 1
+  values = sorted(store.values("word")[store.values("word") > 0].tolist())
+  assert values == sorted(i + 1 for k in range(12) for i in range(len(run.source("tag", "validation")[k]["tokens"])))
+  metrics = train.train(run, tmp_path / "run")["metrics"]
+  assert metrics["eval/test/f1"] > 0.9 > metrics["step0/eval/test/f1"] + 0.5
+
+
+def test_words_that_are_nothing_to_the_tokenizer_are_counted_and_count_as_o(tmp_path):
+  run = make_run("tag", data=make_data(tmp_path))
+  evaluators, _ = evaluate_fresh(run)
+  task, arrays = run.tasks["tag"], {"tag": np.full((12, 3), UNSEEN)}
+  evaluator = evaluators["validation"]
+  evaluator.examples = lambda params: ({"loss": 1.0}, arrays)
+  found = dict(evaluator(None))
   total = sum(len(run.source("tag", "validation")[i]["tokens"]) for i in range(12))
-  seen = sum(int(weights.sum()) for batch, _ in evaluators["validation"].loader for weights in batch["tag"]["weights"])
-  assert 0 < seen < total
-  assert lines[1].startswith(f"{total - seen:,} of {total:,} words, in 12 sentences, were not seen")
-  scores = evaluators["validation"]._scores(evaluators["validation"]._latest[1])
-  assert scores[""].there == 24, "those behind the end are missed, not forgotten"
-  assert found["baseline/validation_all_o_accuracy"] > 0.8
+  line = f"{total:,} of {total:,} words, in 12 sentences, are nothing to the tokenizer and count as O"
+  assert line in evaluator.report(tmp_path, tmp_path)
+  assert found["recall"] == 0 and found["accuracy"] == found["baseline/validation_all_o_accuracy"]
+  assert task.name_tags([UNSEEN, 0]) == ["O", "O"]
 
 
 def test_strict_entities_keep_the_scheme(tmp_path):

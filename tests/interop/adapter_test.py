@@ -153,8 +153,9 @@ FLOATS = np.ones((3, 32), np.float32)
 @pytest.mark.parametrize(
   ("settings", "tensors", "complaint"),
   [
-    ({"peft_type": "IA3"}, {}, r"adapter_config.json: peft_type='IA3' has no counterpart here; accepted is 'LORA'"),
-    ({"use_dora": True}, {}, "use_dora=True has no counterpart here"),
+    ({"peft_type": "LOHA"}, {}, "config.json: peft_type='LOHA' has no counterpart here; accepted are 'ADALORA', 'IA3', 'LORA'"),
+    ({"use_dora": True}, {}, r"lora_A.weight \[3, 32\] and lora_B.weight \[32, 3\] and lora_magnitude_vector None of .*query"),
+    ({"use_qalora": True}, {}, "use_qalora=True has no counterpart here; accepted are false and unset"),
     ({"bias": "all"}, {}, "bias='all' has no counterpart here; accepted are 'none'"),
     ({"init_lora_weights": "pissa"}, {}, "init_lora_weights='pissa' has no counterpart"),
     ({"layer_replication": [[0, 2]]}, {}, "layer_replication="),
@@ -164,10 +165,14 @@ FLOATS = np.ones((3, 32), np.float32)
     ({}, {"base_model.model.bert.embeddings.LayerNorm.weight": np.ones(32, np.float32)}, "embeddings.LayerNorm.weight has no"),
     ({}, {"base_model.model.bert.embeddings.word_embeddings.weight": FLOATS}, "word_embeddings.weight has no counterpart"),
     ({}, {f"{VALUE}.lora_magnitude_vector": np.ones(32, np.float32)}, "value.lora_magnitude_vector has no counterpart"),
-    ({}, {f"{VALUE}.lora_B.weight": None}, r"lora_A \[3, 32\] and lora_B None of .*value; expected are floats"),
-    ({}, {f"{VALUE}.lora_B.weight": FLOATS}, r"lora_A \[3, 32\] and lora_B \[3, 32\] of"),
-    ({}, {f"{VALUE}.lora_A.weight": FLOATS.astype(int)}, "lora_A None and lora_B"),
-    ({}, {"base_model.model.bert.pool.lora_A.weight": FLOATS}, "lora_B of bert.pool, which is no linear module"),
+    ({}, {f"{VALUE}.lora_B.weight": None}, r"lora_A.weight \[3, 32\] and lora_B.weight None of .*value; expected are floats"),
+    (
+      {},
+      {f"{VALUE}.lora_B.weight": FLOATS},
+      r"lora_B.weight \[3, 32\] of .*; expected are floats \[rank, 32\] and",
+    ),
+    ({}, {f"{VALUE}.lora_A.weight": FLOATS.astype(int)}, "lora_A.weight None and lora_B"),
+    ({}, {"base_model.model.bert.pool.lora_A.weight": FLOATS}, "lora_A.weight of bert.pool, which is no linear module"),
     ({}, {"base_model.model.bert.pooler.dense.weight": None}, "missing: pooler.dense.weight"),
   ],
 )
@@ -190,7 +195,10 @@ def test_a_pickle_or_no_json_is_refused(change):
 
 
 def test_runs_without_an_adapter_are_refused(runs, tmp_path):
-  with pytest.raises(ConfigError, match="trained peft='full'.*only a LoRA run that started from a base"):
+  with pytest.raises(
+    ConfigError,
+    match="trained peft='full'.*accepted are runs of adalora, dora, ia3, lora, prefix, prompt that started from a base",
+  ):
     convert.export_adapter(str(runs / "base"), tmp_path / "a")
   with pytest.raises(ConfigError, match="is not the workdir of a run"):
     convert.export_adapter(str(runs / "exported"), tmp_path / "b")
@@ -214,7 +222,7 @@ def test_the_command(runs, tmp_path):
   run = lambda *more: subprocess.run([*command, *more], capture_output=True, text=True, cwd=ROOT)
   done = run("--to", str(tmp_path / "adapter"))
   assert done.returncode == 0, done.stderr
-  assert "LoRA adapter of" in done.stdout and "export the base too" in done.stdout
+  assert "lora adapter of" in done.stdout and "export the base too" in done.stdout
   card = (tmp_path / "adapter" / "README.md").read_text()
   assert "library_name: peft" in card and "| validation/accuracy |" in card
   refused = run("--to", str(tmp_path / "half"), "--dtype", "float16")

@@ -1,4 +1,4 @@
-"""LoRA adapters and the peft library: what a run leaves is read there, what peft writes is read here, with equal logits."""
+"""Adapters of LoRA and the peft library: what a run leaves is read there, what peft writes is read here, with equal logits."""
 
 import dataclasses
 import warnings
@@ -42,11 +42,14 @@ def make_base(name: str, folder: Path) -> Path:
   return write_files(folder, "gpt2" if VARIANTS[name].decoder else "bert")
 
 
-def tune(task: str, base: Path, workdir: Path, **lora) -> None:
+LORA = {"name": "lora", "rank": 3, "alpha": 5.0}
+
+
+def tune(task: str, base: Path, workdir: Path, method: dict) -> None:
   """Three steps large enough to be seen."""
   pooling = {"pooling": "mean"} if task == "classify" and "modernbert" in base.name else {}
   settings = {"model": None, "tokenizer": "", "init_from": str(base), "total_steps": 3, "eval_every": 3, "best_metric": ""}
-  settings |= {"optimizer": {"name": "adamw", "learning_rate": 0.03}, "peft": {"name": "lora", "rank": 3, "alpha": 5.0, **lora}}
+  settings |= {"optimizer": {"name": "adamw", "learning_rate": 0.03}, "peft": method}
   train.train(make_run(task, task={"name": task, **pooling}, **settings), workdir)
 
 
@@ -85,7 +88,7 @@ def case(request, tmp_path_factory) -> Case:
   name, task, targets = request.param
   folder = tmp_path_factory.mktemp("case")
   base = make_base(name, folder / name)
-  tune(task, base, folder / "run", targets=targets)
+  tune(task, base, folder / "run", {**LORA, "targets": targets})
   convert.export_adapter(str(folder / "run"), folder / "adapter")
   convert.export_checkpoint(str(folder / "run"), folder / "merged")
   return Case(task, base, folder / "run", folder / "adapter", folder / "merged", logits_here(folder / "run"))
@@ -134,6 +137,8 @@ def random_adapter(name: str, folder: Path, **settings) -> tuple[Path, np.ndarra
     ("llama-untied", {"target_modules": "all-linear", "alpha_pattern": {r"layers\.1\.mlp\.up_proj": 24}, "use_rslora": True}),
     ("llama-untied", {"target_modules": ["v_proj"], "modules_to_save": ["lm_head"], "layers_to_transform": [0, 2]}),
     ("bert-classifier", {"target_modules": "all-linear", "task_type": "SEQ_CLS"}),
+    ("bert-tagger", {"target_modules": ["query", "dense"], "task_type": "TOKEN_CLS"}),
+    ("bert-span", {"target_modules": ["query", "value"], "task_type": "QUESTION_ANS"}),
     ("bert-mlm", {"target_modules": r".*\.(query|output\.dense)"}),
     ("modernbert-mlm", {"target_modules": "all-linear", "r": 3}),
     ("modernbert-mean", {"target_modules": ["Wqkv", "Wi"], "task_type": "SEQ_CLS", "modules_to_save": ["head"]}),

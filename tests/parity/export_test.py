@@ -12,15 +12,16 @@ import transformers
 import lm
 from lm import convert, train
 from lm.config import ConfigError
-from lm.data import tokenizer
+from lm.data import tagging, tokenizer
 from lm.interop import load_pretrained
-from tests.conftest import LABELS, SIZES, TEXTS, make_run
+from tests.conftest import LABELS, OPTIONS, SIZES, TEXTS, make_examples, make_run
 from tests.data.hf_tokenizer_test import golden_texts
 from tests.data.tokenizer_test import HARD, SENTENCES
 from tests.parity import oracle
 
 pytestmark = pytest.mark.parity
 AUTO = {"causal": oracle.AUTO["causal"], "mlm": oracle.AUTO["mlm"], "classify": oracle.AUTO["classifier"]}
+AUTO |= {"tag": oracle.AUTO["tagger"], "span_qa": oracle.AUTO["span"]}
 DECODER = {"num_kv_heads": 2, "head_dim": 0}
 CASES = {
   "gpt2": ("gpt2", "causal", "bytes", {}),
@@ -29,6 +30,8 @@ CASES = {
   "llama": ("llama-3.2-1b", "causal", "bytes", DECODER),
   "bert": ("bert-base-uncased", "mlm", "sentencepiece", {}),
   "bert-classifier": ("bert-base-uncased", "classify", "bytes", {}),
+  "bert-tagger": ("bert-base-uncased", "tag", "bytes", {}),
+  "bert-span": ("bert-base-uncased", "span_qa", "bytes", {}),
   "modernbert": ("modernbert-base", "mlm", "bytes", {}),
   "modernbert-classifier": ("modernbert-base", "classify", "sentencepiece", {}),
 }
@@ -64,7 +67,10 @@ def case(request, tmp_path_factory, sentencepiece) -> Case:
   preset, task, kind, changes = CASES[request.param]
   folder = tmp_path_factory.mktemp(request.param)
   pooling = {"pooling": "mean"} if request.param == "modernbert-classifier" else {}
-  settings = {"model": {"name": preset, **SIZES, "vocab_size": 0, **changes}, "task": {"name": task, **pooling}}
+  settings = {
+    "model": {"name": preset, **SIZES, "vocab_size": 0, **changes},
+    "task": {"name": task, **OPTIONS.get(task, {}), **pooling},
+  }
   settings |= {"tokenizer": "bytes" if kind == "bytes" else sentencepiece, "total_steps": 3, "eval_every": 3, "best_metric": ""}
   train.train(make_run(task, **settings, optimizer={"name": "adamw", "learning_rate": 0.01}), folder / "run")
   convert.export_checkpoint(str(folder / "run"), folder / "exported")
@@ -115,6 +121,31 @@ def test_the_files_say_what_it_is(case):
   if case.task == "classify":
     assert config.id2label == dict(enumerate(sorted(set(LABELS))))
     assert config.label2id == {label: i for i, label in config.id2label.items()}
+  if case.task == "tag":
+    assert list(config.id2label.values()) == ["O", "B-act", "I-act", "B-thing", "I-thing"]
+
+
+def test_places_of_a_text_are_read_alike(case):
+  """From text to tags and answers: the ids with their specials and token types too."""
+  if case.task not in ("tag", "span_qa"):
+    return
+  own, model, tok = lm.load(case.run), case.load(), transformers.AutoTokenizer.from_pretrained(case.exported)
+  for example in make_examples(case.task, [text.partition("\n")[0] for text in TEXTS[:3]]):
+    texts = [example["text"]]
+    if case.task == "span_qa":  # spans are told without the blanks around them
+      texts.append(example["text_pair"].replace(" ", "_"))
+    with oracle.torch.no_grad():
+      out = model(**tok(*texts, return_tensors="pt"))
+    if case.task == "tag":
+      (said,), names = own.predict(texts), [model.config.id2label[int(i)] for i in out["logits"][0].argmax(-1)]
+      starts = [start for start, _ in tagging.find_words(texts[0], said["words"])]  # a token is a byte, behind one special
+      assert [names[1 + start] for start in starts] == said["tags"]
+    else:
+      (said,), front = own.predict([tuple(texts)]), len(texts[0]) + 2
+      start_T, end_T = out["start_logits"][0].numpy(), out["end_logits"][0].numpy()
+      scores = [start_T[front + span["start"]] + end_T[front + span["stop"] - 1] for span in said["n_best"]]
+      shares = [span["score"] for span in said["n_best"]]
+      np.testing.assert_allclose(np.diff(scores), np.diff(np.log(shares)), atol=2e-4)
 
 
 def test_a_text_is_classified_alike(case):

@@ -8,11 +8,12 @@ import dataclasses
 
 VOCAB, PAD, WINDOW, MAX_LEN = 120, 1, 8, 160
 LABELS = {0: "low", 1: "middle", 2: "high"}
+TAGS = {0: "B-x", 1: "O", 2: "I-x"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """One model: `kind` is mlm, causal, classifier or encoder, which says what its logits are."""
+  """One model: `kind` is mlm, causal, classifier, tagger, span or encoder, which says what its logits are."""
 
   family: str
   kind: str
@@ -72,14 +73,20 @@ MIXTRAL = _sizes(num_key_value_heads=2, num_local_experts=4, num_experts_per_tok
 VARIANTS = {
   "bert-mlm": Variant("bert", "mlm", "BertForMaskedLM", BERT),
   "bert-classifier": Variant("bert", "classifier", "BertForSequenceClassification", BERT | dict(hidden_act="relu")),
+  "bert-tagger": Variant("bert", "tagger", "BertForTokenClassification", BERT),
+  "bert-span": Variant("bert", "span", "BertForQuestionAnswering", BERT),
   "bert-pooler": Variant("bert", "encoder", "BertModel", BERT),
   "roberta-mlm": Variant("roberta", "mlm", "RobertaForMaskedLM", ROBERTA),
   "roberta-classifier": Variant("roberta", "classifier", "RobertaForSequenceClassification", ROBERTA),
+  "roberta-tagger": Variant("roberta", "tagger", "RobertaForTokenClassification", ROBERTA),
+  "roberta-span": Variant("roberta", "span", "RobertaForQuestionAnswering", ROBERTA),
   "modernbert-mlm": Variant("modernbert", "mlm", "ModernBertForMaskedLM", MODERNBERT),
   "modernbert-classifier": Variant("modernbert", "classifier", "ModernBertForSequenceClassification", MODERNBERT),
   "modernbert-mean": Variant(
     "modernbert", "classifier", "ModernBertForSequenceClassification", MODERNBERT | dict(classifier_pooling="mean")
   ),
+  "modernbert-tagger": Variant("modernbert", "tagger", "ModernBertForTokenClassification", MODERNBERT),
+  "modernbert-span": Variant("modernbert", "span", "ModernBertForQuestionAnswering", MODERNBERT),
   "gpt2-lm": Variant("gpt2", "causal", "GPT2LMHeadModel", GPT2),
   "gpt2-classifier": Variant("gpt2", "classifier", "GPT2ForSequenceClassification", GPT2),
   "llama-untied": Variant("llama", "causal", "LlamaForCausalLM", LLAMA | dict(rope_parameters=LLAMA3_ROPE)),
@@ -97,7 +104,8 @@ VARIANTS = {
 }  # fmt: skip
 DECODERS = [name for name, variant in VARIANTS.items() if variant.decoder]
 WRITERS = [name for name, variant in VARIANTS.items() if variant.kind == "causal"]
-CLASSIFIERS = [name for name, variant in VARIANTS.items() if variant.kind == "classifier"]
+NAMES = {"classifier": LABELS, "tagger": TAGS}  # of the outputs, by kind
+LABELLED = [name for name, variant in VARIANTS.items() if variant.kind in NAMES]
 
 # Standard deviation of a table, where the 0.2 of all other weights would make the next token the same whatever came before.
 STDDEV = {"gpt2": ("wpe", 2.0), "gemma": ("embed_tokens", 0.05)}

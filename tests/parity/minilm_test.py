@@ -4,10 +4,12 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import transformers
 
+import lm
 from lm.interop import load_pretrained
 from tests.parity import oracle
 from tests.parity.agreement import assert_agree
@@ -85,6 +87,14 @@ def test_the_tokenizer_gives_the_same_ids(pretrained, batch):
 def test_every_hidden_state_agrees(pretrained, batch, expected):
   tokens, mask = batch
   assert_agree(pretrained.run(tokens, attention_mask=mask), expected, mask)
+
+
+def test_the_directory_embeds_as_sentence_transformers_does(directory, batch, expected):
+  """Mean over the tokens that the model reads, [CLS] and [SEP] among them, at length 1; at most 256 tokens."""
+  model = lm.load(directory, devices=jax.devices()[:1])
+  with pytest.warns(UserWarning, match="1 of 20 texts are longer than the run's 256 tokens"):
+    got = model.embed(SENTENCES)
+  np.testing.assert_allclose(got, embed(expected["hidden_states"], batch[1]), atol=1e-5)
 
 
 def test_sentence_embeddings_agree(pretrained, batch, expected):

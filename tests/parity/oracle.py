@@ -8,15 +8,16 @@ import torch
 import transformers
 
 from tests.parity import agreement
-from tests.parity.families import LABELS, PAD, STDDEV, VARIANTS, VOCAB
+from tests.parity.families import NAMES, PAD, STDDEV, VARIANTS, VOCAB
 
 CLEAR = 5e-4  # margin of a choice that rounding does not decide
-torch.set_num_threads(1)  # the models are small, and tests run side by side
 transformers.utils.logging.disable_progress_bar()
 AUTO = {
   "mlm": transformers.AutoModelForMaskedLM,
   "causal": transformers.AutoModelForCausalLM,
   "classifier": transformers.AutoModelForSequenceClassification,
+  "tagger": transformers.AutoModelForTokenClassification,
+  "span": transformers.AutoModelForQuestionAnswering,
   "encoder": transformers.AutoModel,
 }
 
@@ -26,7 +27,8 @@ def make(name: str, directory: Path, **changes) -> None:
   variant = VARIANTS[name]
   architecture = getattr(transformers, variant.architecture)
   ids = dict(pad_token_id=PAD, bos_token_id=2, eos_token_id=3)
-  labels = dict(id2label=LABELS, label2id={label: i for i, label in LABELS.items()}) if variant.kind == "classifier" else {}
+  names = NAMES.get(variant.kind, {})
+  labels = dict(id2label=names, label2id={label: i for i, label in names.items()}) if names else {}
   model = architecture(architecture.config_class(**dict(vocab_size=VOCAB) | ids | labels | variant.config | changes))
   table, table_stddev = STDDEV.get(variant.family, ("no table", 0.0))
   rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
@@ -57,13 +59,13 @@ def load(name: str, directory: Path, **changes) -> transformers.PreTrainedModel:
 
 @torch.no_grad()
 def outputs(model, tokens_BT, attention_mask=None, positions=None) -> dict[str, np.ndarray]:
-  """hidden_states [L+1, B, T, D], and logits and pooled [B, D] where the model has them."""
+  """hidden_states [L+1, B, T, D], and logits (of spans [B, T, 2]) and pooled [B, D] where the model has them."""
   given = {"input_ids": tokens_BT, "attention_mask": attention_mask, "position_ids": positions}
   tensors = {key: torch.as_tensor(np.asarray(value), dtype=torch.int64) for key, value in given.items() if value is not None}
   out = model(**tensors, output_hidden_states=True)
   found = {
     "hidden_states": torch.stack(out.hidden_states),
-    "logits": out.get("logits"),
+    "logits": torch.stack([out["start_logits"], out["end_logits"]], -1) if "start_logits" in out else out.get("logits"),
     "pooled": out.get("pooler_output"),
   }
   return {key: value.numpy() for key, value in found.items() if value is not None}
@@ -100,7 +102,7 @@ def gradients(model, tokens_BT: np.ndarray) -> dict[str, torch.Tensor]:
   """How a random mixture of all outputs depends on every parameter."""
   model.zero_grad()
   out = model(torch.as_tensor(tokens_BT), output_hidden_states=True)
-  parts = [*out.hidden_states, *(out[key] for key in ("logits", "pooler_output") if key in out)]
+  parts = [*out.hidden_states, *(out[key] for key in ("logits", "start_logits", "end_logits", "pooler_output") if key in out)]
   rng = torch.Generator().manual_seed(0)
   sum((torch.randn(part.shape, generator=rng) * part).sum() for part in parts).backward()
   return {key: parameter.grad for key, parameter in model.named_parameters()}

@@ -1,8 +1,8 @@
 """Prefix tuning of the peft library: the same keys and values give the same hidden states and logits of the tokens.
 
-peft hands the prefix over as a cache, so that tokens count their positions from its length on; here they keep theirs, and are
-told those of peft to be compared. In local layers peft lets the window pass over the prefix, which is seen everywhere here, so
-only rows within the window are compared. transformers' ModernBERT reads no cache: peft's prefix does nothing there.
+Tokens count their positions from the prefix's length on, as behind peft's cache. In local layers peft lets the window pass over
+the prefix, which is seen everywhere here, so only rows within the window are compared. transformers' ModernBERT reads no cache:
+peft's prefix does nothing there.
 """
 
 import dataclasses
@@ -43,7 +43,6 @@ def test_the_same_prefix_computes_the_same(name, kind, length, tmp_path):
   leaves = {"key": jnp.asarray(keys), "value": jnp.asarray(values)}
   flat |= {f"backbone/blocks/attention/core/prefix/default/{part}": leaf for part, leaf in leaves.items()}
   model = dataclasses.replace(here.model, tuner=Prefix(num_prefix=NUM))
-  positions = np.broadcast_to(np.arange(length) + NUM, tokens.shape)
-  got = dataclasses.replace(here, model=model, params=tree.unflatten(flat)).run(tokens, positions=positions)
+  got = dataclasses.replace(here, model=model, params=tree.unflatten(flat)).run(tokens)
   assert_agree(got, expected, np.ones_like(tokens))
-  assert np.abs(here.run(tokens, positions=positions)["logits"] - expected["logits"]).max() > 0.05
+  assert np.abs(here.run(tokens)["logits"] - expected["logits"]).max() > 0.05

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import convert, train, tree
+from lm import tree
 from lm.models.layers import Linear
 from lm.peft.dora import Dora
 from tests.conftest import make_run
@@ -92,11 +92,3 @@ def test_a_column_of_zeros_stays_one():
   kernel = jnp.asarray([[1.0, 0.0], [2.0, 0.0]])
   _, leaves = Dora(rank=1).start(kernel, jax.random.key(0))
   np.testing.assert_allclose(Dora(rank=1).changed(kernel, leaves), kernel, rtol=1e-6)
-
-
-def test_its_run_is_exported_merged_and_not_as_an_adapter_of_lora(tmp_path):
-  train.train(make_run("mlm", total_steps=1), tmp_path / "base")
-  settings = {"model": None, "tokenizer": "", "init_from": str(tmp_path / "base"), "peft": "dora", "total_steps": 1}
-  train.train(make_run("classify", **settings), tmp_path / "run")
-  with pytest.raises(ValueError, match="trained peft='dora'.*export it without --adapter"):
-    convert.export_adapter(str(tmp_path / "run"), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Prefix tuning: who sees the prefix, that rows and positions stay as they are, and that a trained run is used as it is."""
+"""Prefix tuning: who sees the prefix, that rows stay as long as they are, and that a trained run is used as it is."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from lm.config import ConfigError
 from lm.infer.generate import Sampler, generate
 from lm.models.cache import make_cache
 from lm.peft.prefix import Prefix
-from tests.conftest import LABELS, TEXTS, make_run
+from tests.conftest import LABELS, SIZES, TEXTS, make_run
 from tests.infer.generate_test import EOS, slow_greedy
 from tests.models.transformer_test import hidden, init, make_inputs, make_model, output, random_tokens
 
@@ -129,3 +129,10 @@ def test_what_would_merge_says_that_it_cannot(tmp_path):
 def test_bad_options_are_named(option):
   with pytest.raises(ConfigError, match=f"^peft.{option.split('=')[0]}=0.*: must be"):
     make_run(peft=f"prefix({option})")
+
+
+def test_positions_that_the_prefix_takes_are_missing_at_the_end():
+  settings = {"peft": "prefix(num_prefix=70)", "seq_len": 64}
+  with pytest.raises(ConfigError, match=r"^config.seq_len=64: the model has 128 positions .* of which peft='prefix' takes 70$"):
+    make_run("mlm", model={"name": "bert-base-uncased", **SIZES, "vocab_size": 0}, **settings)
+  make_run("mlm", **settings)  # rotary ones go on

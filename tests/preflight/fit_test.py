@@ -10,7 +10,7 @@ from lm import build, config, main, train
 from lm.config import ConfigError
 from lm.preflight import figures, fit, memory, sweep
 from lm.program import Program
-from tests.conftest import make_config, make_run, shrunk
+from tests.conftest import SIZES, make_config, make_run, shrunk
 
 
 @pytest.fixture
@@ -83,6 +83,16 @@ def test_what_would_help_has_the_peak_that_it_gives(free):
   assert found[tokens] == peak(make_run(tokens_per_device=int(tokens.split("=")[1]), batch_size=8))
   assert found["--config.peft=lora"] == peak(make_run(peft="lora"))
   assert all(size < peak(run) for size in found.values())
+
+
+def test_under_a_method_that_leaves_kernels_frozen_four_bits_would_help():
+  wide = {"peft": "lora", "model": {"name": "gpt2-tiny", **SIZES, "model_dim": 64, "num_heads": 1}}
+  run = make_run(**wide)
+  ((setting, program),) = fit._fewer_weights(run.outline)
+  assert setting == "--config.quantizer=nf4"
+  found = peak(dataclasses.replace(run, program=program))
+  assert found == peak(make_run(quantizer="nf4", **wide)) < peak(run)
+  assert not list(fit._fewer_weights(make_run(quantizer="nf4", **wide).outline))
 
 
 def test_a_run_that_does_not_fit_ends_before_anything_is_written(free, tmp_path):
@@ -180,6 +190,7 @@ def test_without_any_size_of_the_vocabulary_an_outline_is_refused():
     build.make_outline(make_config(tokenizer="nowhere.model"))
 
 
+@pytest.mark.slow
 def test_a_sweep_ranks_what_fits(free):
   outline = build.make_outline(make_config(batch_size=16), jax.devices()[:2])
   small = fit.largest(build.make_run(make_config(batch_size=16, remat="block"), jax.devices()[:2]).outline).peak_bytes

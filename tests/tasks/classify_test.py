@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from lm import plug
+import lm
+from lm import convert, plug, train
 from lm.config import ConfigError
 from lm.data import store
 from lm.data.loader import EvalLoader, StreamData
@@ -14,7 +15,7 @@ from lm.data.tokenizer import Bytes
 from lm.models.model import Model
 from lm.tasks.classify import Classify
 from lm.tasks.forward import Forward
-from tests.conftest import make_run
+from tests.conftest import LABELS, SIZES, TEXTS, make_run
 
 PAIRS = [("ab", "xyz"), ("abcdefghij", "x"), ("a", "xyzuvw"), ("abcdefg", "stuvwxyz")]
 
@@ -185,3 +186,30 @@ def test_bad_class_weights_are_one_line(weights, message):
     Classify(("a", "b"), class_weights=weights)
   with pytest.raises(ConfigError, match="balanced: no training row has the label 'b'"):
     Classify(("a", "b"), class_weights=("balanced",)).balanced({"a": 3})
+
+
+def test_two_label_sets_train_in_one_run_each_with_a_head_of_its_own(tmp_path):
+  first = {"name": "memory", "texts": TEXTS, "text_labels": LABELS}
+  second = first | {"text_labels": tuple("ab"[len(text) % 2] for text in TEXTS)}
+  streams = {"noun": {"task": "classify", "data": first}, "odd": {"task": "classify(head_name=odd)", "data": second}}
+  model = {"name": "bert-base-uncased", **SIZES, "vocab_size": 0}
+  settings = {
+    "task": None,
+    "data": None,
+    "model": model,
+    "total_steps": 60,
+    "optimizer": {"name": "adamw", "learning_rate": 1e-2},
+  }
+  metrics = train.train(make_run("classify", streams=streams, **settings), tmp_path)["metrics"]
+  for name in streams:
+    assert metrics[f"eval/{name}_validation/loss"] < 0.9 * metrics[f"step0/eval/{name}_validation/loss"]
+  model = lm.load(tmp_path, devices=jax.devices()[:1])
+  assert set(model.predict(TEXTS[:2], task="odd")[0]["scores"]) == {"a", "b"}
+  assert len(model.predict(TEXTS[:2], task="noun")[0]["scores"]) == 5
+  with pytest.raises(
+    ConfigError, match=r"head 'odd' has a name of its own \(task.head_name\), which transformers has no place"
+  ):
+    convert.export_checkpoint(str(tmp_path), tmp_path / "exported")
+  streams["odd"]["task"] = "classify"
+  with pytest.raises(ConfigError, match="both read head 'classify' but of different shape; task.head_name gives one its own"):
+    make_run("classify", streams=streams, **settings)

@@ -29,17 +29,57 @@ def read_row(task, texts, tags, seq_len, tmp_path):
   return pieces, *(batch["s"][name][0] for name in ("word", "label", "weights"))
 
 
-@pytest.mark.parametrize("seq_len", [4, 8, 12, 32])
-def test_the_first_piece_of_a_word_has_its_tag_and_a_row_that_is_cut_keeps_its_last_special(seq_len, tmp_path):
+def test_the_first_piece_of_a_word_has_its_tag(tmp_path):
   task = Tag(tags=BIO)
-  pieces, word, label, weights = read_row(task, (EXAMPLE["text"],), (" ".join(EXAMPLE["tags"]),), seq_len, tmp_path)
-  kept = min(seq_len, len(EXAMPLE["text"]) + 2)
-  assert pieces == ["<s>", *EXAMPLE["text"].replace(" ", "▁")[: kept - 2], "</s>"]
-  starts = [place + 1 for place in (0, 4, 9, 12) if place + 1 < kept - 1]
+  pieces, word, label, weights = read_row(task, (EXAMPLE["text"],), (" ".join(EXAMPLE["tags"]),), 32, tmp_path)
+  assert pieces == ["<s>", *EXAMPLE["text"].replace(" ", "▁"), "</s>"]
+  starts = [place + 1 for place in (0, 4, 9, 12)]
   assert np.flatnonzero(word).tolist() == np.flatnonzero(weights).tolist() == starts
-  assert word[starts].tolist() == list(range(1, len(starts) + 1))
-  assert [task.classes[i] for i in label[starts]] == EXAMPLE["tags"][: len(starts)]
+  assert word[starts].tolist() == [1, 2, 3, 4]
+  assert [task.classes[i] for i in label[starts]] == EXAMPLE["tags"]
   assert not label[weights == 0].any()
+
+
+@pytest.mark.parametrize(("room", "stride"), [(3, 0), (4, 1), (6, 3), (9, 7), (16, 0), (17, 0)])
+def test_a_word_of_a_long_text_is_in_the_window_where_it_has_most_context(room, stride):
+  task, tok, text = Tag(tags=BIO, stride=stride).fitted(room), Bytes(), EXAMPLE["text"]
+  found = task.prepare(EXAMPLE, tok)
+  assert [row["window"] for row in found] == list(range(len(found)))
+  rows = [[tok.piece(i).replace("▁", " ") for i in row["tokens"]] for row in found]
+  assert all(row[:2] == ["<s>", "</s>"] and len(row) <= room for row in rows)
+  starts, at = [], 0  # where each window begins: `stride` behind the one before, the last one at the text's end
+  for row in rows:
+    at = min(at, len(text) - (room - 2)) if len(text) > room - 2 else 0
+    assert "".join(row[2:]) == text[at : at + room - 2]
+    starts.append(at)
+    at += stride or max((room - 2) // 2, 1)
+  seen = [(int(number), i, place - 2) for i, row in enumerate(found) for place, number in enumerate(row["word"]) if number]
+  assert sorted(number for number, _, _ in seen) == [1, 2, 3, 4]
+  for number, i, place in seen:
+    assert starts[i] + place == (0, 4, 9, 12)[number - 1]
+    context = lambda start, at=starts[i] + place: min(at - start, start + room - 3 - at)
+    assert context(starts[i]) == max(map(context, starts))
+    assert task.classes[found[i]["tag"][place + 2] - 1] == EXAMPLE["tags"][number - 1]
+
+
+def test_the_tags_of_windows_are_joined():
+  task = Tag(tags=BIO)
+  arrays = {"word": [[0, 1, 0, 2], [4, 0, 0, 0], [0, 0, 2, 0]], "tag": [[9, 1, 9, 2], [3, 9, 9, 9], [9, 9, 0, 9]]}
+  arrays = {name: np.asarray(values) for name, values in arrays.items()} | {"score": np.full((3, 4), 0.5, np.float32)}
+  found = task.join(arrays, np.asarray([0, 0, 1]))
+  assert found["tag"].tolist() == [[1, 2, -1, 3], [-1, 0, -1, -1]]
+  described = task.describe_predictions(found, Bytes())
+  names = [task.classes[i] for i in range(4)]
+  assert [said["tags"] for said in described] == [[names[1], names[2], "O", names[3]], ["O", "O"]]
+
+
+def test_a_window_that_no_row_holds_and_a_step_that_leaves_text_out_are_refused():
+  with pytest.raises(ConfigError, match=r"task.window=33: a row of the run holds 32 tokens \(config.seq_len\)"):
+    make_run("tag", seq_len=32, task={"name": "tag", "window": 33})
+  with pytest.raises(ConfigError, match="task.stride=31: a window may hold 30 tokens of text, a larger step leaves some out"):
+    make_run("tag", seq_len=32, task={"name": "tag", "stride": 31})
+  with pytest.raises(ConfigError, match="config.seq_len: rows of 2 tokens have no room for text beside 2 others"):
+    make_run("tag", seq_len=22, peft={"name": "prompt", "num_virtual_tokens": 20})
 
 
 @pytest.mark.parametrize(
@@ -54,6 +94,16 @@ def test_any_scheme_of_the_data_is_written_in_the_one_that_is_learned(tags, sche
   assert task.classes[0] == "O" and len(task.classes) == 1 + 2 * {"bio": 2, "bioes": 4}[scheme]
   (row,) = task.prepare({**EXAMPLE, "tags": tags}, Bytes())
   assert [task.classes[i - 1] for i in row["tag"] if i] == expected
+
+
+def test_the_outputs_of_a_head_made_elsewhere_keep_their_order():
+  task = Tag.of_outputs(("B-LOC", "O", "I-LOC"))
+  assert task.classes == ("B-LOC", "O", "I-LOC") and task.scheme == "bio"
+  described = task.describe_predictions({"tag": np.asarray([[0, 2, 1]]), "score": np.ones((1, 3), np.float32)}, Bytes())
+  assert described == [{"tags": ["B-LOC", "I-LOC", "O"], "entities": [{"type": "LOC", "words": [0, 2], "score": 1.0}]}]
+  assert [Tag.of_outputs(tags).scheme for tags in (("O", "S-x"), ("NOUN", "O"), ("B-x",))] == ["bioes", "plain", "plain"]
+  with pytest.raises(ConfigError, match="tag 'I-LOC': is none of task.outputs=O,B-LOC"):
+    Tag.of_outputs(("O", "B-LOC")).prepare(EXAMPLE, Bytes())
 
 
 def test_plain_tags_are_learned_as_they_are():
@@ -109,8 +159,7 @@ def test_what_is_said_has_entities_with_their_places_and_texts(tmp_path):
   task = model.tasks["tag"]
   long = "The file opens with number 3 . " * 9
   rows = [{"text": text, "tokens": text.split(), "tags": tags.split()} for text, tags in zip(TEXTS[:5], TAGS, strict=False)]
-  with pytest.warns(UserWarning, match="1 of 7 texts are longer than the run's 64 tokens and were cut"):
-    *found, short, cut = model.predict([*rows, "The list sorts", long], batch_size=2)
+  *found, short, whole = model.predict([*rows, "The list sorts", long], batch_size=2)
   right = 0
   for row, said in zip(rows, found, strict=True):
     assert said["words"] == row["tokens"]
@@ -123,7 +172,7 @@ def test_what_is_said_has_entities_with_their_places_and_texts(tmp_path):
       assert 0 < entity["score"] <= 1
   assert right >= 3
   assert short["words"] == ["The", "list", "sorts"]
-  assert len(cut["tags"]) == len(cut["words"]) == 63
-  assert cut["tags"][-40:] == ["O"] * 40
+  assert len(whole["tags"]) == len(whole["words"]) == 63
+  assert set(whole["tags"][-20:]) > {"O"}, "words behind a row's end have tags too"
   assert task.tags == ("B-act", "B-thing", "I-act", "O")
   assert lm.load(tmp_path).predict([]) == []

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from lm.config import ConfigError
+from lm.data import answers
 from lm.data.rows import parse_json
 
 
@@ -36,6 +37,21 @@ class Memory:
         raise ConfigError(f"data.text_tags[{i}]={tags!r}: has {len(tags.split())} tags for {len(text.split())} words")
 
   @property
+  def pairs(self) -> bool:
+    """Whether every row has two texts."""
+    return bool(self.rows) and all("text_pair" in self[i] for i in range(len(self)))
+
+  @property
+  def answers(self) -> tuple[str, ...]:
+    """What the answers are that rows have."""
+    return answers.kinds(map(self.__getitem__, range(len(self))))
+
+  @property
+  def num_hard_negatives(self) -> int:
+    """The most texts that a row has beside a pair."""
+    return max((len(json.loads(row).get("text_negatives", ())) for row in self.rows), default=0)
+
+  @property
   def tags(self) -> tuple[str, ...]:
     """The set of tags, sorted."""
     return tuple(sorted({tag for tags in self.text_tags for tag in tags.split()}))
@@ -52,6 +68,16 @@ class Memory:
       return tuple(sorted({float(label) for label in self.text_labels}))
     except ValueError:
       return ()
+
+  @property
+  def choices(self) -> tuple[str, ...]:
+    """Numbers of the choices that the first row has, from 0; () without."""
+    return tuple(str(i) for i in range(len(json.loads(self.rows[0]).get("choices", ())))) if self.rows else ()
+
+  @property
+  def items(self) -> tuple[str, ...]:
+    """Texts of the rows that are an item of a catalogue: '{"item": "a film"}'."""
+    return tuple(row["item"] for row in map(json.loads, self.rows) if "item" in row)
 
   def __len__(self) -> int:
     return len(self.rows or self.texts)

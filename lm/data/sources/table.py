@@ -28,6 +28,8 @@ Example = tuple[tuple[str, ...], str, int]  # texts, label ("" without one), lin
 class Table:
   """Rows as {"text"}, with "text_pair" where `text` names two columns, and "label" where `label` names one.
 
+  Further columns of `text` hold what does not answer the first one, {"text_negatives": [...]}, which task `embed` reads.
+
   A split without a file is cut from `path` by the hash of each row's text alone. So rows of equal text stand in one split,
   rows that are added or taken away move no other, and neither their order nor the seed matters. Train, validation and test
   have 80, 10 and 10 percent of the texts, and of each label's, in expectation: of 1,000 texts 100 are held out, give or take
@@ -46,15 +48,17 @@ class Table:
   path: str = ""  # the training file, or the one file of all splits
   validation: str = ""  # a file of its own; unset is cut from path
   test: str = ""  # a file of its own; unset is cut from path
-  text: tuple[str, ...] = ("text",)  # column, or two for pairs
+  text: tuple[str, ...] = ("text",)  # column, or two for pairs; task embed takes more, of texts that do not answer
   label: str = ""  # column; unset reads no labels
   label_type: str = "class"  # what labels are: class (task classify), number (regress), or list of several (multilabel)
   label_separator: str = SEPARATOR  # between the labels of a row, with label_type=list; jsonl and parquet may hold lists
   encoding: str = "utf-8-sig"  # UTF-8, with or without a byte-order mark
-  delimiter: str = ""  # of csv and tsv; unset is a comma in csv and a tab in tsv, \t is a tab
-  quoting: bool = True  # of csv and tsv; false takes quotes as text
-  columns: tuple[str, ...] = ()  # names of the columns of csv and tsv files that have no line of names
+  delimiter: str = ""  # of csv, tsv and, where it is set, txt; unset is a comma in csv and a tab in tsv, \t is a tab
+  quoting: bool = True  # of csv, tsv and such txt; false takes quotes as text
+  columns: tuple[str, ...] = ()  # names of the columns of csv, tsv and such txt files that have no line of names
   on_bad_row: str = "error"  # or skip, which leaves bad rows out and counts them
+  examples_per_label: int = 0  # training rows that are taken of each label, all where it has fewer; 0 takes all of all
+  subset_seed: int = 0  # which ones these are; they depend on it and on their own texts alone
 
   def __post_init__(self):
     check_split(self.split)
@@ -62,7 +66,7 @@ class Table:
       raise ConfigError(f"data.path='': not set; accepted are files that end in {', '.join(READERS)}")
     for file in self._files.values():
       file.check()
-    if len(self.text) not in (1, 2) or len({*self.text, self.label}) < len(self.text) + 1:
+    if not self.text or len({*self.text, self.label}) < len(self.text) + 1:
       raise ConfigError(f"data.text={self.text!r}: accepted are one column, or two for pairs, other than data.label")
     if len(set(self.columns)) < len(self.columns):
       raise ConfigError(f"data.columns={self.columns!r}: a name stands twice")
@@ -76,10 +80,16 @@ class Table:
       raise ConfigError("data.label_separator='': must be set")
     if self.label_type != "class" and not self.label:
       raise ConfigError(f"data.label_type={self.label_type!r}: no effect; data.label names no column")
-    if not any(file.suffix in DELIMITERS for file in self._files.values()):
+    if not any(file.is_delimited for file in self._files.values()):
       for name, default in (("delimiter", ""), ("quoting", True), ("columns", ())):
         if getattr(self, name) != default:
-          raise ConfigError(f"data.{name}={getattr(self, name)!r}: no effect; only {', '.join(DELIMITERS)} files have it")
+          kinds = f"{', '.join(DELIMITERS)} files have it, and txt with a delimiter"
+          raise ConfigError(f"data.{name}={getattr(self, name)!r}: no effect; only {kinds}")
+    if self.examples_per_label < 0 or self.examples_per_label and (not self.label or self.label_type != "class"):
+      accepted = "0 for all rows, or a number from 1 on beside a data.label of label_type=class"
+      raise ConfigError(f"data.examples_per_label={self.examples_per_label}: accepted is {accepted}")
+    if self.subset_seed and not self.examples_per_label:
+      raise ConfigError(f"data.subset_seed={self.subset_seed}: no effect without data.examples_per_label")
 
   @property
   def labels(self) -> tuple[str, ...]:
@@ -96,7 +106,12 @@ class Table:
   @property
   def pairs(self) -> bool:
     """Whether an example has two texts."""
-    return len(self.text) == 2
+    return len(self.text) >= 2
+
+  @property
+  def num_hard_negatives(self) -> int:
+    """Texts of an example beside a pair."""
+    return max(len(self.text) - 2, 0)
 
   def __len__(self) -> int:
     return len(self._loaded.splits[self.split])
@@ -104,7 +119,8 @@ class Table:
   def __getitem__(self, index: int) -> dict[str, Any]:
     texts, label, _ = self._loaded.splits[self.split][index]
     value = float(label) if self.label_type == "number" else list(self._parts(label)) if self.label_type == "list" else label
-    return dict(zip(("text", "text_pair"), texts, strict=False)) | ({"label": value} if self.label else {})
+    negatives = {"text_negatives": list(texts[2:])} if self.num_hard_negatives else {}
+    return dict(zip(("text", "text_pair"), texts, strict=False)) | negatives | ({"label": value} if self.label else {})
 
   def locate(self, index: int) -> dict[str, Any]:
     """The file of an example and its line there (its row, in parquet)."""
@@ -197,6 +213,7 @@ def _load(table: Table, stamps: tuple[tuple[int, int], ...]) -> _Loaded:
   own = {split: _read(table, file, skipped) for split, file in table._files.items()}
   splits = cut(own["train"], [name for name in HELD_OUT if name not in own], table._classes)
   splits = {name: splits[name] if name in splits else own[name] for name in SPLITS}
+  splits["train"] = _few(splits["train"], table.examples_per_label, table.subset_seed)
   known = {label for example in splits["train"] for label in table._classes(example)}
   for name, examples in splits.items():
     unseen = sorted({label for example in examples for label in table._classes(example)} - known)
@@ -204,6 +221,20 @@ def _load(table: Table, stamps: tuple[tuple[int, int], ...]) -> _Loaded:
       words = f"labels that no row of data.path={table.path!r} has: {_listed(unseen)}"
       raise ConfigError(f"data.{name}={getattr(table, name)!r}: {words}")
   return _Loaded(splits, skipped)
+
+
+def _few(examples: list[Example], count: int, seed: int) -> list[Example]:
+  """Of each label `count` examples, those with the smallest hash of seed and texts, in their order; all where it is 0."""
+  if not count:
+    return examples
+  key = lambda example: (hashlib.sha256("\0".join((str(seed), *example[0])).encode()).digest(), example)
+  taken: Counter[str] = Counter()
+  kept = []
+  for example in sorted(examples, key=key):
+    taken[example[1]] += 1
+    kept += [example] if taken[example[1]] <= count else []
+  chosen = set(kept)
+  return [example for example in examples if example in chosen]
 
 
 def _read(table: Table, file: RowFile, skipped: Counter[tuple[str, str]]) -> list[Example]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lm.models.family import BLOCKS, Family, Key, linear, norm, table
+from lm.models.family import BLOCKS, Family, Key, encoder_classes, linear, norm, table
 from lm.models.transformer_config import TransformerConfig
 
 _BASE = TransformerConfig(
@@ -54,6 +54,8 @@ WEIGHTS = (
   *linear(BLOCKS + "ffn/down", _LAYER + "output.dense"),
   *norm(BLOCKS + "ffn_norm", _LAYER + "output.LayerNorm"),
 )
+# Heads that read every token.
+PLACE_HEADS = {"tagger": linear("head_tag/out", "classifier"), "span": linear("head_span/out", "qa_outputs")}
 ONLY = {
   "position_embedding_type": ("absolute",),
   "is_decoder": (False,),
@@ -68,7 +70,7 @@ FAMILIES = (
     keys=KEYS,
     weights=(*WEIGHTS, *linear("head_classify/pooler", "pooler.dense")),
     prefixes=("bert.", ""),
-    classes={"": "BertModel", "mlm": "BertForMaskedLM", "classifier": "BertForSequenceClassification"},
+    classes=encoder_classes("Bert") | {"chooser": "BertForMultipleChoice"},
     heads={
       "mlm": (
         *linear("head_mlm/transform", "cls.predictions.transform.dense"),
@@ -76,6 +78,7 @@ FAMILIES = (
         *linear("head_mlm", "cls.predictions")[1:],
       ),
       "classifier": linear("head_classify/out", "classifier"),
+      **PLACE_HEADS,
     },
     only=ONLY,
     # Next-sentence prediction, which nobody fine-tunes from, and a buffer of old versions.

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lm.models.family import BLOCKS, Family, Key, linear, norm, table
+from lm.models.family import BLOCKS, Family, Key, Weight, encoder_classes, linear, norm, table
 from lm.models.transformer_config import TransformerConfig
 
 _BASE = TransformerConfig(
@@ -17,6 +17,17 @@ PRESETS = {
 }
 
 _LAYER = "layers.{layer}."
+
+
+def _head(name: str) -> tuple[Weight, ...]:
+  """Of one text's state or of every token's, it has the same tensors."""
+  return (
+    *linear(f"head_{name}/transform", "head.dense"),
+    *norm(f"head_{name}/norm", "head.norm"),
+    *linear(f"head_{name}/out", "classifier"),
+  )
+
+
 FAMILIES = (
   Family(
     model_type="modernbert",
@@ -47,18 +58,14 @@ FAMILIES = (
       *norm("backbone/final_norm", "final_norm"),
     ),
     prefixes=("model.", ""),
-    classes={"": "ModernBertModel", "mlm": "ModernBertForMaskedLM", "classifier": "ModernBertForSequenceClassification"},
+    classes=encoder_classes("ModernBert"),
     heads={
       "mlm": (
         *linear("head_mlm/transform", "head.dense"),
         *norm("head_mlm/norm", "head.norm"),
         *linear("head_mlm", "decoder")[1:],
       ),
-      "classifier": (
-        *linear("head_classify/transform", "head.dense"),
-        *norm("head_classify/norm", "head.norm"),
-        *linear("head_classify/out", "classifier"),
-      ),
+      **{kind: _head(name) for kind, name in (("classifier", "classify"), ("tagger", "tag"), ("span", "span"))},
     },
     only={
       "attention_bias": (False,),

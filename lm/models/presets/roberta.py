@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lm.models.family import Family, linear, norm
+from lm.models.family import Family, encoder_classes, linear, norm
 from lm.models.presets import bert
 from lm.models.transformer_config import TransformerConfig
 
@@ -22,7 +22,7 @@ FAMILIES = (
     keys=bert.KEYS,
     weights=bert.WEIGHTS,
     prefixes=("roberta.", ""),
-    classes={"": "RobertaModel", "mlm": "RobertaForMaskedLM", "classifier": "RobertaForSequenceClassification"},
+    classes=encoder_classes("Roberta"),
     heads={
       "mlm": (
         *linear("head_mlm/transform", "lm_head.dense"),
@@ -30,6 +30,7 @@ FAMILIES = (
         *linear("head_mlm", "lm_head")[1:],
       ),
       "classifier": (*linear("head_classify/pooler", "classifier.dense"), *linear("head_classify/out", "classifier.out_proj")),
+      **bert.PLACE_HEADS,
     },
     # Positions are counted from the padding's id, so that another id is another model.
     only=bert.ONLY | {"pad_token_id": (1,)},

@@ -1,0 +1,72 @@
+"""CLUE's development scores and average over finished runs, and with --data_dir the files that its server takes.
+
+python -m experiments.clue.submit --runs=runs/clue --data_dir=DATA --output=submission
+
+runs/clue/<task> is the workdir of `experiments/clue/task.py:<task>`. The best checkpoint answers. The average is that of the
+tasks that have a run. A file has an object a line with a row's id and label, those of cmrc and chid one object by id.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments import suite
+from experiments.clue.task import TASKS, Benchmark
+from lm.data import paths
+from lm.data.sources.squad import Squad
+from lm.files import write_json
+from lm.predictor import Predictor
+
+CALLED = {"tnews": "tnews11", "iflytek": "iflytek", "wsc": "cluewsc11", "cmrc": "cmrc2018", "chid": "chid11", "c3": "c311"}
+CALLED |= {"ocnli": "ocnli_50k", "cmnli": "cmnli", "afqmc": "afqmc", "csl": "csl"}
+NAMED = ("tnews", "iflytek")  # whose labels have names beside numbers
+
+
+def write(name: str, model: Predictor, data: Path, output: Path) -> Iterator[Path]:
+  """<task>_predict.json of the test file."""
+  task, target = TASKS[name], output / f"{CALLED[name]}_predict.json"
+  test = data / task.folder / task.files[2]
+  if task.kind == "span_qa":
+    questions = Squad(split="test", path=(str(data / task.folder / task.files[0]),), test=(str(test),))
+    rows = [questions[i] for i in range(len(questions))]
+    found = model.predict(rows)
+    write_json(target, {row["id"]: said["answer"] for row, said in zip(rows, found, strict=True)})
+  elif name == "chid":
+    rows, found = _answer(task, model, test)
+    write_json(target, {row["id"]: int(said["label"]) for row, said in zip(rows, found, strict=True)})
+  else:
+    rows, found = _answer(task, model, test)
+    numbers = _numbers(task, data) if name in NAMED else {}
+    lines = [_line(i, row, said["label"], numbers) for i, (row, said) in enumerate(zip(rows, found, strict=True))]
+    suite.write_jsonl(target, [line if name != "c3" else line | {"label": int(line["label"])} for line in lines])
+  yield target
+
+
+def _answer(task: Benchmark, model: Predictor, test: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+  rows = suite.read_rows(test, task.text)
+  if task.kind == "choose":
+    examples = [
+      dict(zip(("context", "question"), (row[column] for column in task.text), strict=False)) | {"choices": row["choices"]}
+      for row in rows
+    ]
+  else:
+    examples = [dict(zip(("text", "text_pair"), (row[column] for column in task.text), strict=False)) for row in rows]
+  return rows, model.predict(examples)
+
+
+def _numbers(task: Benchmark, data: Path) -> dict[str, str]:
+  """What the training rows call a label by number, by its name."""
+  with paths.opened_text(str(data / task.folder / task.files[0]), "utf-8-sig") as stream:
+    rows = map(json.loads, filter(str.strip, stream))
+    return {row[task.label]: row["label"] for row in rows}
+
+
+def _line(number: int, row: Mapping[str, Any], label: str, numbers: Mapping[str, str]) -> dict[str, Any]:
+  line = {"id": row.get("id", number), "label": numbers.get(label, label)}
+  return line | ({"label_desc": label} if label in numbers else {})
+
+
+if __name__ == "__main__":
+  sys.exit(suite.main(__doc__, "CLUE", {name: (task.metric,) for name, task in TASKS.items()}, write))

@@ -1,0 +1,32 @@
+"""The masked model of experiments/pretrain/tnews_mlm.py on CLUENER (Xu et al. 2020): a tag per character, ten types.
+
+python -m lm.main --config=experiments/cluener_zh/pretrained.py --config.data_dir=DATA --workdir=runs/cluener/pretrained
+
+DATA has cluener/train.json and cluener/dev.json, 10,748 and 1,343 sentences of at most 50 characters; a row takes them whole.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "runs/tnews_mlm") -> ConfigDict:
+  """arg: the pretrained workdir."""
+  return ConfigDict(
+    dict(
+      init_from=arg or "runs/tnews_mlm",
+      task=dict(name="tag", words="character"),
+      data=dict(
+        name="spans",
+        path="cluener/train.json",
+        validation="cluener/dev.json",
+        test="cluener/dev.json",  # the test set has no labels; nothing is chosen by it
+        on_bad_row="skip",  # in a few sentences one entity stands in another, which tags of words cannot say
+      ),
+      optimizer=dict(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps="10%", weight_decay=0.01, b2=0.999),
+      seq_len=64,
+      length_buckets=(24, 40, 64),
+      batch_size=32,
+      total_steps="3 epochs",
+      eval_every="34%",
+      best_metric="",
+    )
+  )

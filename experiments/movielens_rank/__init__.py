@@ -1,0 +1,1 @@
+"""Recommendation from the texts of films, beside popularity and matrix factorisation."""

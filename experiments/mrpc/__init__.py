@@ -1,0 +1,1 @@
+"""Do two sentences say the same?"""

@@ -1,0 +1,1 @@
+"""The sentiment of financial news, sentence by sentence."""

@@ -1,0 +1,1 @@
+"""Preferences on a small decoder."""

@@ -1,0 +1,1 @@
+"""What do quantised frozen kernels cost and save?"""

@@ -1,0 +1,1 @@
+"""What should stand between pretraining and a task?"""

@@ -1,0 +1,57 @@
+"""Financial sentiment from a small masked model: direct; its texts read first; another task first; both tasks in one run.
+
+python -m lm.main --config=experiments/transfer/transfer.py:direct --config.data_dir=DATA --workdir=runs/transfer/direct-s0
+
+DATA has financial_phrasebank/Sentences_AllAgree.txt and sst2/train.tsv, dev.tsv. The base is runs/wikitext_mlm of
+experiments/pretrain. `texts` and `sst2` are the steps before: `continued` starts from runs/transfer/texts-s0, masked
+pretraining on the sentences of the task's training split, `intermediate` from runs/transfer/sst2-s0.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import minilm
+from experiments.phrasebank_monitor import sentiment
+
+BASE = "runs/wikitext_mlm"
+SST2 = dict(
+  name="table",
+  path="sst2/train.tsv",
+  validation="sst2/dev.tsv",
+  test="sst2/dev.tsv",
+  columns=("text", "label"),
+  label="label",
+  quoting=False,
+)
+# What a run starts from, by argument; the last two are the steps before.
+STARTS = {
+  "direct": BASE,
+  "continued": "runs/transfer/texts-s0",
+  "intermediate": "runs/transfer/sst2-s0",
+  "together": BASE,
+  "texts": BASE,
+  "sst2": BASE,
+}
+STEPS = 284  # 5 epochs of the 1,815 sentences of the training split, in batches of 32
+OPTIMIZER = dict(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps="6%", weight_decay=0.01, b2=0.999)
+CLASSIFY = dict(name="classify", pooling="mean")
+
+
+def get_config(arg: str = "direct") -> ConfigDict:
+  """arg: one of STARTS."""
+  if arg not in STARTS:
+    raise ValueError(f"experiments/transfer/transfer.py:{arg}: accepted are {', '.join(STARTS)}")
+  phrases = sentiment.make_data("all")
+  common: dict[str, Any] = dict(init_from=STARTS[arg], optimizer=OPTIMIZER, total_steps="5 epochs")
+  if arg == "texts":
+    del phrases["label"]
+    return minilm.recipe(**common | dict(task="mlm", data=phrases, total_steps="20 epochs", length_buckets=()))
+  if arg == "sst2":
+    return minilm.recipe(**common | dict(task=CLASSIFY, data=SST2, total_steps="3 epochs"))
+  if arg == "together":
+    other = dict(task=CLASSIFY | dict(head_name="sst2"), data=SST2, weight=1.0)
+    streams = dict(phrases=dict(task=CLASSIFY, data=phrases, weight=1.0), sst2=other)
+    # As many rows of the task as `direct` reads, and as many of the other beside them.
+    return minilm.recipe(**common | dict(streams=streams, total_steps=2 * STEPS, length_buckets=()))
+  return minilm.recipe(task=CLASSIFY, data=phrases, **common)

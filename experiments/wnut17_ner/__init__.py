@@ -1,0 +1,1 @@
+"""Entities that nobody has seen before, in tweets: WNUT17, by the two schemes of tags."""

@@ -1,0 +1,1 @@
+"""One file per fine-tuning method: how the peft library keeps it, as a value `FORMAT` that is read in both directions."""
