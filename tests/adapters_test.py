@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lm
-from lm import adapters, convert, predictor, train
+from lm import adapters, convert, engine, train
 from lm.config import ConfigError
 from lm.interop import load_pretrained, save_pretrained
 from lm.peft.head import Head
@@ -63,16 +63,16 @@ def test_switching_back_and_forth_is_exact_and_compiles_nothing(runs, model):
   base = lm.load(runs / "base", devices=jax.devices()[:1]).embed(TEXTS[:3])
   first = {name: model.use(name).predict(TEXTS[:3]) for name in ("a", "b")}
   assert first["a"] != first["b"]
-  compiled = predictor._predict._cache_size()
+  compiled = engine._predict._cache_size()
   for name in ("b", "a", "b"):
     assert model.use(name).predict(TEXTS[:3]) == first[name]
     assert model.use("ia3").use(name).predict(TEXTS[:3]) == first[name]
-  assert predictor._predict._cache_size() <= compiled + 1  # of ia3
+  assert engine._predict._cache_size() <= compiled + 1  # of ia3
   model.use("ia3").predict(TEXTS[:3])
-  compiled = predictor._predict._cache_size()
+  compiled = engine._predict._cache_size()
   for name in ("a", "ia3", "b", "a"):
     model.use(name).predict(TEXTS[:3])
-  assert predictor._predict._cache_size() == compiled
+  assert engine._predict._cache_size() == compiled
   np.testing.assert_array_equal(model.use("a").use().embed(TEXTS[:3]), base)
   with pytest.raises(ConfigError, match="adapter='c': there is none; accepted are a, b"):
     model.use("c")

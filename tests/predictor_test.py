@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import lm
-from lm import config, predictor, saved, train, tree
+from lm import config, engine, predictor, saved, train, tree
 from lm.config import ConfigError
 from lm.tasks.causal import Causal
 from lm.tasks.prefix_lm import PrefixLm
@@ -100,13 +100,13 @@ def test_one_device_and_eight_agree(kind, workdirs):
 
 def test_few_row_lengths_are_computed(workdirs, monkeypatch):
   model, seen = load(workdirs, "classify"), set()
-  compute = predictor._predict
+  compute = engine._predict
 
   def spy(objective, params, batch):
     seen.add(batch["inputs"]["tokens"].shape)
     return compute(objective, params, batch)
 
-  monkeypatch.setattr(predictor, "_predict", spy)
+  monkeypatch.setattr(engine, "_predict", spy)
   model.predict(["x" * size for size in range(126)], batch_size=8)
   assert seen == {(8, 32), (8, 64), (8, 128)}
   seen.clear()
@@ -177,7 +177,7 @@ def test_generation_continues_prompts(workdirs):
 
 def test_a_prompt_is_a_prefix_where_all_tasks_train_that(workdirs, monkeypatch):
   model, seen = load(workdirs, "causal"), []
-  monkeypatch.setattr(predictor.generate, "generate", lambda *args: seen.append(args[4].prompt_is_prefix) or [[]])
+  monkeypatch.setattr(engine.generate, "generate", lambda *args: seen.append(args[4].prompt_is_prefix) or [[]])
   for tasks in ((Causal(),), (PrefixLm(),), (PrefixLm(), Ul2()), (PrefixLm(), Causal())):
     dataclasses.replace(model, tasks={str(task): task for task in tasks}).generate(["The list"])
   assert seen == [False, True, True, False]
