@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm import record
 from lm.config import ConfigError
-from lm.files import read_json
 from lm.report import Table
 
 Row = dict[str, Any]
@@ -31,7 +31,7 @@ def read(runs: Path, metrics: Sequence[str]) -> list[Row]:
   """
   rows = []
   for path in sorted(runs.glob("*-s*/summary.json")):
-    found, summary = re.fullmatch(r"(.+)-s(\d+)", path.parent.name), read_json(path)
+    found, summary = re.fullmatch(r"(.+)-s(\d+)", path.parent.name), record.read_summary(path.parent)
     if not found or summary["status"] != "finished":
       continue
     values = summary["metrics"]

@@ -21,9 +21,15 @@ def directory() -> str:
   return str(Path(found.origin).parent / "model")
 
 
+def adamw(learning_rate: float, warmup_steps: str = "6%") -> dict[str, Any]:
+  """BERT's optimizer, with its linear decay."""
+  return dict(
+    name="adamw", learning_rate=learning_rate, schedule="linear", warmup_steps=warmup_steps, weight_decay=0.01, b2=0.999
+  )
+
+
 def recipe(**settings: Any) -> ConfigDict:
   """A config of 3 epochs in batches of 32 with all parameters at 5e-5, from this model where no other base is given."""
-  optimizer = dict(name="adamw", learning_rate=5e-5, schedule="linear", warmup_steps="6%", weight_decay=0.01, b2=0.999)
-  common = dict(optimizer=optimizer, seq_len=128, length_buckets=(32, 64, 128), batch_size=32, total_steps="3 epochs")
+  common = dict(optimizer=adamw(5e-5), seq_len=128, length_buckets=(32, 64, 128), batch_size=32, total_steps="3 epochs")
   base = {} if "init_from" in settings else {"init_from": directory()}
   return ConfigDict(common | base | dict(eval_every="34%") | settings)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import lm
+from lm import record
 from lm.config import ConfigError
 from lm.data.rows import RowFile
-from lm.files import read_json
 from lm.main import set_up_process
 from lm.predictor import Predictor
 from lm.report import Table
@@ -24,7 +24,7 @@ def scores(runs: Path, metrics: Mapping[str, Sequence[str]]) -> dict[str, dict[s
   Raises:
     ConfigError: there is none.
   """
-  summaries = {task: read_json(runs / task / "summary.json") for task in metrics}
+  summaries = {task: record.read_summary(runs / task) for task in metrics}
   found = {task: summary["metrics"] for task, summary in summaries.items() if summary.get("metrics")}
   if not found:
     raise ConfigError(f"--runs={runs}: holds no finished run of {', '.join(metrics)}")
@@ -54,6 +54,11 @@ def read_rows(path: Path, columns: Sequence[str], **reading: Any) -> list[dict[s
       raise ConfigError(f"{file.where(number)}: {cells}")
     rows.append(cells)
   return rows
+
+
+def examples(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *names: str) -> list[dict[str, Any]]:
+  """What a Predictor reads of rows: the columns, called by names in their order, of which there may be more."""
+  return [dict(zip(names, (row[column] for column in columns), strict=False)) for row in rows]
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:

@@ -30,6 +30,7 @@ def get_config(arg: str = "classify-10") -> ConfigDict:
     full = dict(batch_size=128, length_buckets=())  # rows of all lengths together, so that none stands beside a few others only
     return minilm.recipe(task="embed", data=data, total_steps=total, **full)
   task = dict(name="prompt_classify", pattern="{text} This is about {answer}.")
-  optimizer = dict(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps="6%", weight_decay=0.01, b2=0.999)
   rows = dict(seq_len=256, length_buckets=())  # words of as many pieces share a segment of the row
-  return minilm.recipe(init_from="runs/wikitext_mlm", task=task, data=data, total_steps=total, optimizer=optimizer, **rows)
+  return minilm.recipe(
+    init_from="runs/wikitext_mlm", task=task, data=data, total_steps=total, optimizer=minilm.adamw(1e-3), **rows
+  )

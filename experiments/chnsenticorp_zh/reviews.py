@@ -8,7 +8,6 @@ DATA has chnsenticorp/train.tsv and dev.tsv. `--config.init_from=DIR` takes anot
 from ml_collections import ConfigDict
 
 from experiments import minilm
-from experiments.tnews_zh.topics import OPTIMIZER
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -19,4 +18,4 @@ def get_config(arg: str = "") -> ConfigDict:
   data = dict(name="table", text=("text_a",), label="label", quoting=False, **files)
   rows = dict(seq_len=256, length_buckets=(64, 128, 256))
   task = dict(name="classify", pooling="mean")
-  return minilm.recipe(init_from="runs/tnews_mlm", task=task, data=data, optimizer=OPTIMIZER, **rows)
+  return minilm.recipe(init_from="runs/tnews_mlm", task=task, data=data, optimizer=minilm.adamw(1e-3), **rows)

@@ -30,30 +30,23 @@ def write(name: str, model: Predictor, data: Path, output: Path) -> Iterator[Pat
   test = data / task.folder / task.files[2]
   if task.kind == "span_qa":
     questions = Squad(split="test", path=(str(data / task.folder / task.files[0]),), test=(str(test),))
-    rows = [questions[i] for i in range(len(questions))]
-    found = model.predict(rows)
-    write_json(target, {row["id"]: said["answer"] for row, said in zip(rows, found, strict=True)})
-  elif name == "chid":
-    rows, found = _answer(task, model, test)
-    write_json(target, {row["id"]: int(said["label"]) for row, said in zip(rows, found, strict=True)})
+    rows = asked = [questions[i] for i in range(len(questions))]
   else:
-    rows, found = _answer(task, model, test)
-    numbers = _numbers(task, data) if name in NAMED else {}
-    lines = [_line(i, row, said["label"], numbers) for i, (row, said) in enumerate(zip(rows, found, strict=True))]
-    suite.write_jsonl(target, [line if name != "c3" else line | {"label": int(line["label"])} for line in lines])
-  yield target
-
-
-def _answer(task: Benchmark, model: Predictor, test: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-  rows = suite.read_rows(test, task.text)
+    rows = suite.read_rows(test, task.text)
+    names = ("context", "question") if task.kind == "choose" else ("text", "text_pair")
+    asked = suite.examples(rows, task.text, *names)
   if task.kind == "choose":
-    examples = [
-      dict(zip(("context", "question"), (row[column] for column in task.text), strict=False)) | {"choices": row["choices"]}
-      for row in rows
-    ]
+    asked = [example | {"choices": row["choices"]} for example, row in zip(asked, rows, strict=True)]
+  found = list(zip(rows, model.predict(asked), strict=True))
+  if name == "cmrc":
+    write_json(target, {row["id"]: said["answer"] for row, said in found})
+  elif name == "chid":
+    write_json(target, {row["id"]: int(said["label"]) for row, said in found})
   else:
-    examples = [dict(zip(("text", "text_pair"), (row[column] for column in task.text), strict=False)) for row in rows]
-  return rows, model.predict(examples)
+    numbers = _numbers(task, data) if name in NAMED else {}
+    lines = [_line(i, row, said["label"], numbers) for i, (row, said) in enumerate(found)]
+    suite.write_jsonl(target, [line | {"label": int(line["label"])} for line in lines] if name == "c3" else lines)
+  yield target
 
 
 def _numbers(task: Benchmark, data: Path) -> dict[str, str]:

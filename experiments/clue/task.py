@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from experiments import minilm
 
-OPTIMIZER = dict(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps="6%", weight_decay=0.01, b2=0.999)
 ROWS = "clue/rows"  # what experiments.clue.rows writes
 PAIR = ("sentence1", "sentence2")
 
@@ -64,7 +63,7 @@ def get_config(arg: str = "afqmc") -> ConfigDict:
     rows |= dict(length_buckets=(), batch_size=16)
   best = dict(best_metric=task.metric, total_steps=f"{task.epochs} epochs")
   pooled = dict(name=task.kind) | ({} if task.kind == "span_qa" else dict(pooling="mean"))
-  return minilm.recipe(init_from="runs/tnews_mlm", task=pooled, data=_data(task), optimizer=OPTIMIZER, **best, **rows)
+  return minilm.recipe(init_from="runs/tnews_mlm", task=pooled, data=_data(task), optimizer=minilm.adamw(1e-3), **best, **rows)
 
 
 def _data(task: Benchmark) -> dict[str, Any]:

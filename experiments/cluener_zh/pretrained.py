@@ -7,26 +7,24 @@ DATA has cluener/train.json and cluener/dev.json, 10,748 and 1,343 sentences of 
 
 from ml_collections import ConfigDict
 
+from experiments import minilm
+
 
 def get_config(arg: str = "runs/tnews_mlm") -> ConfigDict:
   """arg: the pretrained workdir."""
-  return ConfigDict(
-    dict(
-      init_from=arg or "runs/tnews_mlm",
-      task=dict(name="tag", words="character"),
-      data=dict(
-        name="spans",
-        path="cluener/train.json",
-        validation="cluener/dev.json",
-        test="cluener/dev.json",  # the test set has no labels; nothing is chosen by it
-        on_bad_row="skip",  # in a few sentences one entity stands in another, which tags of words cannot say
-      ),
-      optimizer=dict(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps="10%", weight_decay=0.01, b2=0.999),
-      seq_len=64,
-      length_buckets=(24, 40, 64),
-      batch_size=32,
-      total_steps="3 epochs",
-      eval_every="34%",
-      best_metric="",
-    )
+  data = dict(
+    name="spans",
+    path="cluener/train.json",
+    validation="cluener/dev.json",
+    test="cluener/dev.json",  # the test set has no labels; nothing is chosen by it
+    on_bad_row="skip",  # in a few sentences one entity stands in another, which tags of words cannot say
+  )
+  return minilm.recipe(
+    init_from=arg or "runs/tnews_mlm",
+    task=dict(name="tag", words="character"),
+    data=data,
+    optimizer=minilm.adamw(1e-3, "10%"),
+    seq_len=64,
+    length_buckets=(24, 40, 64),
+    best_metric="",
   )

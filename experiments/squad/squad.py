@@ -23,20 +23,14 @@ def get_config(arg: str = "full") -> ConfigDict:
   if arg not in METHODS:
     raise ValueError(f"experiments/squad/squad.py:{arg}: accepted are {', '.join(METHODS)}")
   learning_rate, peft = METHODS[arg]
-  return ConfigDict(
-    dict(
-      init_from=minilm.directory(),
-      task=dict(name="span_qa", stride=128, max_query_length=64, max_answer_length=30),
-      data=dict(name="squad", path="squad/dev-v1.1.part-a.json"),
-      peft=peft,
-      optimizer=dict(
-        name="adamw", learning_rate=learning_rate, schedule="linear", warmup_steps="10%", weight_decay=0.01, b2=0.999
-      ),
-      seq_len=384,
-      length_buckets=(96, 128, 160, 192, 256, 384),
-      batch_size=32,
-      total_steps="2 epochs",
-      eval_every="50%",
-      best_metric="",
-    )
+  return minilm.recipe(
+    task=dict(name="span_qa", stride=128, max_query_length=64, max_answer_length=30),
+    data=dict(name="squad", path="squad/dev-v1.1.part-a.json"),
+    peft=peft,
+    optimizer=minilm.adamw(learning_rate, "10%"),
+    seq_len=384,
+    length_buckets=(96, 128, 160, 192, 256, 384),
+    total_steps="2 epochs",
+    eval_every="50%",
+    best_metric="",
   )

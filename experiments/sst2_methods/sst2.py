@@ -24,34 +24,28 @@ METHODS = {
   "prompt": (3e-3, dict(name="prompt", num_virtual_tokens=20)),
 }
 
+DATA = dict(
+  name="table",
+  path="sst2/train.tsv",
+  validation="sst2/dev.tsv",
+  test="sst2/dev.tsv",  # the set has no other with labels; nothing is chosen by it
+  columns=("text", "label"),
+  label="label",
+  quoting=False,
+)
+
 
 def get_config(arg: str = "full") -> ConfigDict:
   """arg: a method."""
   if arg not in METHODS:
     raise ValueError(f"experiments/sst2_methods/sst2.py:{arg}: accepted are {', '.join(METHODS)}")
   learning_rate, peft = METHODS[arg]
-  return ConfigDict(
-    dict(
-      init_from=minilm.directory(),
-      task="classify",
-      data=dict(
-        name="table",
-        path="sst2/train.tsv",
-        validation="sst2/dev.tsv",
-        test="sst2/dev.tsv",  # the set has no other with labels; nothing is chosen by it
-        columns=("text", "label"),
-        label="label",
-        quoting=False,
-      ),
-      peft=peft,
-      optimizer=dict(
-        name="adamw", learning_rate=learning_rate, schedule="linear", warmup_steps="6%", weight_decay=0.01, b2=0.999
-      ),
-      seq_len=64,
-      length_buckets=(16, 24, 32, 48, 64),
-      batch_size=32,
-      total_steps="3 epochs",
-      eval_every="34%",
-      best_metric="",
-    )
+  return minilm.recipe(
+    task="classify",
+    data=DATA,
+    peft=peft,
+    optimizer=minilm.adamw(learning_rate),
+    seq_len=64,
+    length_buckets=(16, 24, 32, 48, 64),
+    best_metric="",
   )

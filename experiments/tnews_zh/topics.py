@@ -10,8 +10,6 @@ from ml_collections import ConfigDict
 
 from experiments import minilm
 
-OPTIMIZER = dict(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps="6%", weight_decay=0.01, b2=0.999)
-
 
 def get_config(arg: str = "") -> ConfigDict:
   """arg: none."""
@@ -20,4 +18,4 @@ def get_config(arg: str = "") -> ConfigDict:
   data = dict(name="table", path="tnews/train.json", text=("sentence",), label="label_desc")
   task = dict(name="classify", pooling="mean")
   rows = dict(seq_len=64, length_buckets=(32, 64))
-  return minilm.recipe(init_from="runs/tnews_mlm", task=task, data=data, optimizer=OPTIMIZER, **rows)
+  return minilm.recipe(init_from="runs/tnews_mlm", task=task, data=data, optimizer=minilm.adamw(1e-3), **rows)

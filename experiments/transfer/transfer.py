@@ -13,17 +13,9 @@ from ml_collections import ConfigDict
 
 from experiments import minilm
 from experiments.phrasebank_monitor import sentiment
+from experiments.sst2_methods import sst2
 
 BASE = "runs/wikitext_mlm"
-SST2 = dict(
-  name="table",
-  path="sst2/train.tsv",
-  validation="sst2/dev.tsv",
-  test="sst2/dev.tsv",
-  columns=("text", "label"),
-  label="label",
-  quoting=False,
-)
 # What a run starts from, by argument; the last two are the steps before.
 STARTS = {
   "direct": BASE,
@@ -34,7 +26,6 @@ STARTS = {
   "sst2": BASE,
 }
 STEPS = 284  # 5 epochs of the 1,815 sentences of the training split, in batches of 32
-OPTIMIZER = dict(name="adamw", learning_rate=1e-3, schedule="linear", warmup_steps="6%", weight_decay=0.01, b2=0.999)
 CLASSIFY = dict(name="classify", pooling="mean")
 
 
@@ -43,14 +34,14 @@ def get_config(arg: str = "direct") -> ConfigDict:
   if arg not in STARTS:
     raise ValueError(f"experiments/transfer/transfer.py:{arg}: accepted are {', '.join(STARTS)}")
   phrases = sentiment.make_data("all")
-  common: dict[str, Any] = dict(init_from=STARTS[arg], optimizer=OPTIMIZER, total_steps="5 epochs")
+  common: dict[str, Any] = dict(init_from=STARTS[arg], optimizer=minilm.adamw(1e-3), total_steps="5 epochs")
   if arg == "texts":
     del phrases["label"]
     return minilm.recipe(**common | dict(task="mlm", data=phrases, total_steps="20 epochs", length_buckets=()))
   if arg == "sst2":
-    return minilm.recipe(**common | dict(task=CLASSIFY, data=SST2, total_steps="3 epochs"))
+    return minilm.recipe(**common | dict(task=CLASSIFY, data=sst2.DATA, total_steps="3 epochs"))
   if arg == "together":
-    other = dict(task=CLASSIFY | dict(head_name="sst2"), data=SST2, weight=1.0)
+    other = dict(task=CLASSIFY | dict(head_name="sst2"), data=sst2.DATA, weight=1.0)
     streams = dict(phrases=dict(task=CLASSIFY, data=phrases, weight=1.0), sst2=other)
     # As many rows of the task as `direct` reads, and as many of the other beside them.
     return minilm.recipe(**common | dict(streams=streams, total_steps=2 * STEPS, length_buckets=()))

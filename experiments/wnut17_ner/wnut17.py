@@ -17,22 +17,19 @@ def get_config(arg: str = "bio") -> ConfigDict:
   """arg: how entities are written, bio or bioes."""
   if arg not in SCHEMES:
     raise ValueError(f"experiments/wnut17_ner/wnut17.py:{arg}: accepted are {', '.join(SCHEMES)}")
-  return ConfigDict(
-    dict(
-      init_from=minilm.directory(),
-      task=dict(name="tag", scheme=arg),
-      data=dict(
-        name="conll",
-        path="wnut17/wnut17train.conll",
-        validation="wnut17/emerging.dev.conll",
-        test="wnut17/emerging.dev.conll",  # there is no other with labels at hand; nothing is chosen by it
-      ),
-      optimizer=dict(name="adamw", learning_rate=1e-4, schedule="linear", warmup_steps="10%", weight_decay=0.01, b2=0.999),
-      seq_len=64,
-      length_buckets=(16, 24, 32, 48, 64),
-      batch_size=32,
-      total_steps="4 epochs",
-      eval_every="25%",
-      best_metric="",
-    )
+  data = dict(
+    name="conll",
+    path="wnut17/wnut17train.conll",
+    validation="wnut17/emerging.dev.conll",
+    test="wnut17/emerging.dev.conll",  # there is no other with labels at hand; nothing is chosen by it
+  )
+  return minilm.recipe(
+    task=dict(name="tag", scheme=arg),
+    data=data,
+    optimizer=minilm.adamw(1e-4, "10%"),
+    seq_len=64,
+    length_buckets=(16, 24, 32, 48, 64),
+    total_steps="4 epochs",
+    eval_every="25%",
+    best_metric="",
   )
