@@ -9,7 +9,8 @@ import dataclasses
 import difflib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ Cells = dict[str, Any]
 # The line a row starts on (its number, in parquet), and its cells by column, or what is wrong with it.
 Row = tuple[int, Cells | str]
 Wanted = Sequence[tuple[str, str]]  # (setting, column) pairs
+Skipped = Counter[tuple[str, str]]  # what was left out, by (file, reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,28 @@ class RowFile:
       raise _undecodable(self) from error
     except (OSError, EOFError) as error:  # EOFError: a compressed file that ends too early
       raise ConfigError(f"{self.setting}={self.path!r}: cannot be read: {getattr(error, 'strerror', '') or error}") from error
+
+  def good_rows(
+    self, wanted: Wanted, read: Callable[[Cells], Any], on_bad_row: str, skipped: Skipped
+  ) -> Iterator[tuple[Any, int]]:
+    """(what `read` makes of a row, its number) of the good ones; of a bad one `read` says in text what is wrong with it.
+
+    skipped: counts the bad ones where on_bad_row is "skip"; they are a ConfigError otherwise.
+    """
+    for number, cells in self.rows(wanted):
+      found = cells if isinstance(cells, str) else read(cells)
+      if not isinstance(found, str):
+        yield found, number
+      elif on_bad_row == "error":
+        raise ConfigError(f"{self.where(number)}: {found}; data.on_bad_row=skip leaves such rows out")
+      else:
+        skipped[self.path, found] += 1
+
+  def check_any(self, found: Sequence[Any], skipped: Skipped) -> None:
+    """Raises ConfigError, with what was skipped, if no row was found."""
+    if not found:
+      reasons = ", ".join(f"{reason} ({count:,})" for (path, reason), count in skipped.items() if path == self.path)
+      raise ConfigError(f"{self.setting}={self.path!r}: no row {f'is left; bad: {reasons}' if reasons else 'in the file'}")
 
   def where(self, number: int) -> str:
     """A row's place in words: "reviews.csv line 3"."""

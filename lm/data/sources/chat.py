@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 from collections import Counter
@@ -10,11 +9,10 @@ from typing import Any, ClassVar
 
 from lm.config import ConfigError
 from lm.data import dialogue, paths
-from lm.data.rows import BAD_ROWS, RowFile
-from lm.data.source import SPLITS, check_split, list_files
-from lm.data.sources import table
+from lm.data.rows import BAD_ROWS, RowFile, Skipped
+from lm.data.source import check_split, list_files
+from lm.data.splits import SETTINGS, describe_cut, hash_examples, left_out, part
 
-SETTINGS = {"train": "path", "validation": "validation", "test": "test"}
 KINDS = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
 
 Row = tuple[dict[str, Any], str, int]  # example, file, line (or row) of the file
@@ -71,25 +69,18 @@ class Chat:
 
   @functools.cached_property
   def _fingerprint(self) -> str:
-    digest = hashlib.sha256()
-    for example, *_ in self._rows:
-      digest.update(json.dumps(example).encode() + b"\n")
-    return digest.hexdigest()
+    return hash_examples(example for example, *_ in self._rows)
 
   def describe(self) -> str:
     """Examples of each split, of which kind, what was cut and what was left out."""
     splits, skipped = self._loaded
-    cut = [name for name in table.HELD_OUT if not getattr(self, name)]
-    origin = f"; {' and '.join(cut)} cut from {', '.join(self.path)} by content" if cut else ""
+    sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in splits.items())
     pairs = sum("chosen" in example for example, *_ in splits["train"])
     lines = [
-      f"chat {', '.join(self.path)}: {', '.join(f'{name} {len(rows):,}' for name, rows in splits.items())} examples{origin}",
+      f"chat {', '.join(self.path)}: {sizes} examples{describe_cut(self)}",
       f"  in train {pairs:,} preferences and {len(splits['train']) - pairs:,} conversations",
     ]
-    if skipped:
-      reasons = ", ".join(f"{count:,} of {file} ({reason})" for (file, reason), count in skipped.most_common())
-      lines.append(f"  bad rows left out: {reasons}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *left_out(skipped, "bad rows left out")])
 
   @property
   def _files(self) -> dict[str, list[RowFile]]:
@@ -106,42 +97,28 @@ class Chat:
     return self._loaded[0][self.split]
 
   @functools.cached_property
-  def _loaded(self) -> tuple[dict[str, list[Row]], Counter[tuple[str, str]]]:
+  def _loaded(self) -> tuple[dict[str, list[Row]], Skipped]:
     local = [file.path for files in self._files.values() for file in files if os.path.exists(file.path)]
     stamps = tuple((stat.st_mtime_ns, stat.st_size) for stat in map(os.stat, local))
     return _load(dataclasses.replace(self, split="train"), stamps)
 
 
 @functools.lru_cache(maxsize=4)
-def _load(chat: Chat, stamps: tuple[tuple[int, int], ...]) -> tuple[dict[str, list[Row]], Counter[tuple[str, str]]]:
+def _load(chat: Chat, stamps: tuple[tuple[int, int], ...]) -> tuple[dict[str, list[Row]], Skipped]:
   """Reads the files once for all splits. stamps: time and size of each file, so that a changed one is read again."""
   del stamps
-  skipped: Counter[tuple[str, str]] = Counter()
+  skipped: Skipped = Counter()
   own = {split: _read(chat, files, skipped) for split, files in chat._files.items()}
-  train = own["train"]
-  cut = table.cut([((_beginning(example),), "", i) for i, (example, *_) in enumerate(train)], _held_out(own))
-  splits = {split: [train[i] for _, _, i in found] for split, found in cut.items()}
-  return {split: splits.get(split, own.get(split, [])) for split in SPLITS}, skipped
+  return part(own, lambda row: (_beginning(row[0]),)), skipped
 
 
-def _held_out(own: dict[str, list[Row]]) -> list[str]:
-  """The splits that have no files of their own."""
-  return [name for name in table.HELD_OUT if name not in own]
-
-
-def _read(chat: Chat, files: list[RowFile], skipped: Counter[tuple[str, str]]) -> list[Row]:
+def _read(chat: Chat, files: list[RowFile], skipped: Skipped) -> list[Row]:
   """The good rows of the files, in their order."""
   names = dict(entry.split("=", 1) for entry in chat.columns)
-  wanted, found = [("data.columns", column) for column in names.values()], []
-  for file in files:
-    for number, cells in file.rows(wanted):
-      example = cells if isinstance(cells, str) else _example(cells, names)
-      if not isinstance(example, str):
-        found.append((example, file.path, number))
-      elif chat.on_bad_row == "error":
-        raise ConfigError(f"{file.where(number)}: {example}; data.on_bad_row=skip leaves such rows out")
-      else:
-        skipped[file.path, example] += 1
+  wanted, read = [("data.columns", column) for column in names.values()], lambda cells: _example(cells, names)
+  found = [
+    (example, file.path, number) for file in files for example, number in file.good_rows(wanted, read, chat.on_bad_row, skipped)
+  ]
   if not found:
     reasons = ", ".join(f"{reason} ({count:,})" for (_, reason), count in skipped.items())
     setting, where = files[0].setting, ", ".join(file.path for file in files)

@@ -2,18 +2,15 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 import os
 from collections import Counter
 from typing import Any, ClassVar
 
 from lm.config import ConfigError
-from lm.data.rows import BAD_ROWS, READERS, Cells, RowFile, read_texts
-from lm.data.source import SPLITS, check_split, list_files
-from lm.data.sources.table import HELD_OUT, cut
+from lm.data.rows import BAD_ROWS, READERS, Cells, RowFile, Skipped, read_texts
+from lm.data.source import check_split, list_files
+from lm.data.splits import SETTINGS, describe_cut, hash_examples, left_out, part
 
-SETTINGS = {"train": "path", "validation": "validation", "test": "test"}
 LETTER = "A"
 FIRST = ("0", "1", LETTER)
 
@@ -88,25 +85,18 @@ class Choices:
 
   @functools.cached_property
   def _fingerprint(self) -> str:
-    digest = hashlib.sha256()
-    for example, _ in self._rows:
-      digest.update(json.dumps(example).encode() + b"\n")
-    return digest.hexdigest()
+    return hash_examples(example for example, _ in self._rows)
 
   def describe(self) -> str:
     """Rows of each split, how often each choice is right in train, what was cut and what was left out."""
     splits, skipped, _ = self._loaded
-    held_out = [name for name in HELD_OUT if not getattr(self, name)]
-    origin = f"; {' and '.join(held_out)} cut from {self.path} by content" if held_out else ""
+    sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in splits.items())
     counts = Counter(example["label"] for example, _ in splits["train"])
     lines = [
-      f"choices {self.path}: {', '.join(f'{name} {len(rows):,}' for name, rows in splits.items())} rows{origin}",
+      f"choices {self.path}: {sizes} rows{describe_cut(self)}",
       f"  right in train: {', '.join(f'{name} {counts[name]:,}' for name in self.choices)}",
     ]
-    if skipped:
-      reasons = ", ".join(f"{count:,} of {file} ({reason})" for (file, reason), count in skipped.most_common())
-      lines.append(f"  bad rows left out: {reasons}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *left_out(skipped, "bad rows left out")])
 
   @property
   def _wanted(self) -> list[tuple[str, str]]:
@@ -125,41 +115,34 @@ class Choices:
     return self._loaded[0][self.split]
 
   @functools.cached_property
-  def _loaded(self) -> tuple[dict[str, list[Row]], Counter[tuple[str, str]], int]:
+  def _loaded(self) -> tuple[dict[str, list[Row]], Skipped, int]:
     stats = [os.stat(file.path) for file in self._files.values()]
     return _load(dataclasses.replace(self, split="train"), tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
 
 
 @functools.lru_cache(maxsize=4)
-def _load(source: Choices, stamps: tuple[tuple[int, int], ...]) -> tuple[dict[str, list[Row]], Counter[tuple[str, str]], int]:
+def _load(source: Choices, stamps: tuple[tuple[int, int], ...]) -> tuple[dict[str, list[Row]], Skipped, int]:
   """Rows by split, what was left out, and the number of choices; the files are read again where time or size changed."""
   del stamps
-  skipped: Counter[tuple[str, str]] = Counter()
+  skipped: Skipped = Counter()
   own: dict[str, list[Row]] = {}
   count = 0
   for split, file in source._files.items():
     own[split], count = _read(source, file, count, skipped)
-  texts = lambda example: (example.get("context", ""), example.get("question", ""))
-  parted = cut([(texts(example), "", i) for i, (example, _) in enumerate(own["train"])], [s for s in HELD_OUT if s not in own])
-  splits = {name: [own["train"][i] for _, _, i in found] for name, found in parted.items()}
-  return {name: splits[name] if name in splits else own[name] for name in SPLITS}, skipped, count
+  return part(own, lambda row: (row[0].get("context", ""), row[0].get("question", ""))), skipped, count
 
 
-def _read(source: Choices, file: RowFile, count: int, skipped: Counter[tuple[str, str]]) -> tuple[list[Row], int]:
+def _read(source: Choices, file: RowFile, count: int, skipped: Skipped) -> tuple[list[Row], int]:
   """The good rows of a file, and how many choices each has: `count`, or as many as the first if that is 0."""
-  found: list[Row] = []
-  for number, cells in file.rows(source._wanted):
-    example = cells if isinstance(cells, str) else _example(source, cells, count)
-    if not isinstance(example, str):
-      found.append((example, number))
-      count = len(example["choices"])
-    elif source.on_bad_row == "error":
-      raise ConfigError(f"{file.where(number)}: {example}; data.on_bad_row=skip leaves such rows out")
-    else:
-      skipped[file.path, example] += 1
-  if not found:
-    reasons = ", ".join(f"{reason} ({times:,})" for (path, reason), times in skipped.items() if path == file.path)
-    raise ConfigError(f"{file.setting}={file.path!r}: no row {f'is left; bad: {reasons}' if reasons else 'in the file'}")
+
+  def read(cells: Cells) -> dict[str, Any] | str:
+    nonlocal count
+    example = _example(source, cells, count)
+    count = count if isinstance(example, str) else len(example["choices"])
+    return example
+
+  found: list[Row] = list(file.good_rows(source._wanted, read, source.on_bad_row, skipped))
+  file.check_any(found, skipped)
   return found, count
 
 

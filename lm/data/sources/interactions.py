@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lm.config import ConfigError
-from lm.data.rows import BAD_ROWS, READERS, Cells, RowFile, read_texts
+from lm.data.rows import BAD_ROWS, READERS, Cells, RowFile, Skipped, read_texts
 from lm.data.source import check_split, list_files
+from lm.data.splits import left_out
 
 SHORTEST = 3  # items of a user: one to begin with, and one for each held-out split
-Skipped = Counter[tuple[str, str]]  # rows and users left out, by (file, reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +128,7 @@ class Interactions:
       f"  of a user: median {np.median(sizes):.0f}, most {max(sizes):,}; train {sum(sizes) - 3 * len(sizes):,} examples,"
       f" validation and test {len(sizes):,} each",
     ]
-    if loaded.skipped:
-      reasons = ", ".join(f"{count:,} of {file} ({reason})" for (file, reason), count in loaded.skipped.most_common())
-      lines.append(f"  left out: {reasons}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *left_out(loaded.skipped, "left out")])
 
   @functools.cached_property
   def _examples(self) -> list[tuple[int, int]]:

@@ -6,7 +6,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,12 +14,11 @@ from typing import Any, ClassVar, NamedTuple
 from lm.config import ConfigError
 from lm.data import answers, paths
 from lm.data.documents import Reading, unreadable
-from lm.data.source import SPLITS, check_split, list_files
-from lm.data.sources.table import HELD_OUT, Example, cut
+from lm.data.rows import Skipped
+from lm.data.source import check_split, list_files
+from lm.data.splits import SETTINGS, describe_cut, hash_examples, left_out, own_files, part
 
-SETTINGS = {"train": "path", "validation": "validation", "test": "test"}
 UNSURE = "answer_start_is_first_match"  # of an answer whose place was looked for, where its text stands more than once
-Skipped = Counter[tuple[str, str]]  # questions left out, by (file, reason)
 
 
 class Question(NamedTuple):
@@ -82,28 +80,20 @@ class Squad:
   def describe(self) -> str:
     """Questions and articles of each split, those without an answer, answers whose place is not sure, what was left out."""
     splits, skipped = self._loaded
-    cut_off = [name for name in HELD_OUT if not getattr(self, name)]
-    origin = f"; {' and '.join(cut_off)} cut from {', '.join(self.path)} by article" if cut_off else ""
     articles = lambda found: len({question.title for question in found})
     sizes = ", ".join(f"{name} {len(found):,} on {articles(found):,}" for name, found in splits.items())
     given = [question.example["answers"] for question in splits["train"] if "answers" in question.example]
     lines = [
-      f"squad {', '.join(self.path)}: questions of {sizes} articles{origin}",
+      f"squad {', '.join(self.path)}: questions of {sizes} articles{describe_cut(self, 'article')}",
       f"  in train {sum(not found for found in given):,} have no answer, the others {sum(map(len, given)):,} answers",
     ]
     if unsure := sum("unsure" in answer for found in given for answer in found):
       lines.append(f"  {unsure:,} of them may stand elsewhere ({UNSURE}); learned where a question has no other")
-    if skipped:
-      reasons = ", ".join(f"{count:,} of {file} ({reason})" for (file, reason), count in skipped.most_common())
-      lines.append(f"  bad questions left out: {reasons}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *left_out(skipped, "bad questions left out")])
 
   @functools.cached_property
   def _fingerprint(self) -> str:
-    digest = hashlib.sha256()
-    for question in self._questions:
-      digest.update(json.dumps(question.example).encode() + b"\n")
-    return digest.hexdigest()
+    return hash_examples(question.example for question in self._questions)
 
   @property
   def _questions(self) -> list[Question]:
@@ -112,8 +102,7 @@ class Squad:
   @functools.cached_property
   def _files(self) -> dict[str, list[str]]:
     """By split; those that have files."""
-    patterns = {split: (f"data.{name}", getattr(self, name)) for split, name in SETTINGS.items()}
-    return {s: [file for p in found for file in paths.expand(p, name)] for s, (name, found) in patterns.items() if found}
+    return own_files(self)
 
   def _reading(self, split: str) -> Reading:
     return Reading(f"data.{SETTINGS[split]}", on_bad_row=self.on_bad_row)
@@ -136,10 +125,7 @@ def _load(source: Squad, hashes: tuple[str, ...]) -> tuple[dict[str, list[Questi
     own[split] = [question for file in files for question in _questions(file, reading, skipped, ids)]
     if not own[split]:
       raise ConfigError(f"{reading.setting}: no question in {', '.join(files)}")
-  numbered: list[Example] = [((question.title,), "", i) for i, question in enumerate(own["train"])]
-  parted = cut(numbered, [name for name in HELD_OUT if name not in own])
-  splits = {name: [own["train"][i] for _, _, i in found] for name, found in parted.items()}
-  return {name: splits[name] if name in splits else own[name] for name in SPLITS}, skipped
+  return part(own, lambda question: (question.title,)), skipped
 
 
 def _questions(file: str, reading: Reading, skipped: Skipped, ids: set[str]) -> Iterator[Question]:

@@ -11,17 +11,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from lm.config import ConfigError
-from lm.data.rows import BAD_ROWS, DELIMITERS, READERS, Cells, RowFile, read_texts
+from lm.data.rows import BAD_ROWS, DELIMITERS, READERS, Cells, RowFile, Skipped, read_texts
 from lm.data.source import SPLITS, check_split
+from lm.data.splits import HELD_OUT, SETTINGS, Example, cut, describe_cut, left_out
 
-BUCKETS = 10  # into which the hash of its text puts a row. One bucket is a held-out split, the others are train:
-HELD_OUT = {"validation": 2, "test": 7}
 LABEL_TYPES = ("class", "number", "list")
 SEPARATOR = "|"
 SHOWN = 10  # labels that `describe` counts
 FEW = 30  # held-out rows: with fewer, the accuracy of 0.8 has a standard error above 0.07
-
-Example = tuple[tuple[str, ...], str, int]  # texts, label ("" without one), line of the file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +140,8 @@ class Table:
   def describe(self) -> str:
     """Rows of each split, labels with the training rows that have them, what was left out, what is too little to judge."""
     splits, skipped = self._loaded.splits, self._loaded.skipped
-    cut = [name for name in HELD_OUT if not getattr(self, name)]
-    origin = f"; {' and '.join(cut)} cut from {self.path} by content" if cut else ""
-    lines = [f"table {self.path}: {', '.join(f'{name} {len(rows):,}' for name, rows in splits.items())} rows{origin}"]
+    sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in splits.items())
+    lines = [f"table {self.path}: {sizes} rows{describe_cut(self)}"]
     if self.label_type == "number":
       values = [float(label) for _, label, _ in splits["train"]]
       lines.append(f"  {self.label!r} in train: mean {sum(values) / len(values):.3g}, from {min(values):g} to {max(values):g}")
@@ -160,10 +156,7 @@ class Table:
       if twice:
         lines.append(f"  {twice:,} of {len(splits[name]):,} {name} rows have a text that stands in train too")
     lines += [f"  warning: {words}" for words in map(self._too_little, HELD_OUT) if words]
-    if skipped:
-      reasons = ", ".join(f"{count:,} of {file} ({reason})" for (file, reason), count in skipped.most_common())
-      lines.append(f"  bad rows left out: {reasons}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *left_out(skipped, "bad rows left out")])
 
   def _too_little(self, name: str) -> str:
     """What a held-out split cannot tell: it has few rows, or none of a label; "" if neither, or if it is empty."""
@@ -187,9 +180,8 @@ class Table:
   @property
   def _files(self) -> dict[str, RowFile]:
     """By split; those that are set."""
-    settings = {"train": "path", "validation": "validation", "test": "test"}
     how = (self.encoding, self.delimiter, self.quoting, self.columns)
-    return {s: RowFile(getattr(self, name), f"data.{name}", *how) for s, name in settings.items() if getattr(self, name)}
+    return {s: RowFile(getattr(self, name), f"data.{name}", *how) for s, name in SETTINGS.items() if getattr(self, name)}
 
   @functools.cached_property
   def _loaded(self) -> "_Loaded":
@@ -202,14 +194,14 @@ class _Loaded:
   """All splits of a table. skipped: rows left out, by (file, reason)."""
 
   splits: dict[str, list[Example]]
-  skipped: Counter[tuple[str, str]]
+  skipped: Skipped
 
 
 @functools.lru_cache(maxsize=4)
 def _load(table: Table, stamps: tuple[tuple[int, int], ...]) -> _Loaded:
   """Reads the files once for all splits. stamps: time and size of each file, so that a changed one is read again."""
   del stamps
-  skipped: Counter[tuple[str, str]] = Counter()
+  skipped: Skipped = Counter()
   own = {split: _read(table, file, skipped) for split, file in table._files.items()}
   splits = cut(own["train"], [name for name in HELD_OUT if name not in own], table._classes)
   splits = {name: splits[name] if name in splits else own[name] for name in SPLITS}
@@ -237,21 +229,13 @@ def _few(examples: list[Example], count: int, seed: int) -> list[Example]:
   return [example for example in examples if example in chosen]
 
 
-def _read(table: Table, file: RowFile, skipped: Counter[tuple[str, str]]) -> list[Example]:
+def _read(table: Table, file: RowFile, skipped: Skipped) -> list[Example]:
   """The file's good rows, in its order."""
   wanted = [("data.text", name) for name in table.text] + ([("data.label", table.label)] if table.label else [])
-  found, columns = [], [name for _, name in wanted]
-  for number, cells in file.rows(wanted):
-    values = cells if isinstance(cells, str) else _values(table, cells, columns)
-    if not isinstance(values, str):
-      found.append((tuple(values[: len(table.text)]), "".join(values[len(table.text) :]).strip(), number))
-    elif table.on_bad_row == "error":
-      raise ConfigError(f"{file.where(number)}: {values}; data.on_bad_row=skip leaves such rows out")
-    else:
-      skipped[file.path, values] += 1
-  if not found:
-    reasons = ", ".join(f"{reason} ({count:,})" for (path, reason), count in skipped.items() if path == file.path)
-    raise ConfigError(f"{file.setting}={file.path!r}: no row {f'is left; bad: {reasons}' if reasons else 'in the file'}")
+  columns, num = [name for _, name in wanted], len(table.text)
+  rows = file.good_rows(wanted, lambda cells: _values(table, cells, columns), table.on_bad_row, skipped)
+  found: list[Example] = [(tuple(values[:num]), "".join(values[num:]).strip(), number) for values, number in rows]
+  file.check_any(found, skipped)
   return found
 
 
@@ -271,40 +255,6 @@ def _values(table: Table, cells: Cells, columns: list[str]) -> list[str] | str:
   if isinstance(given, list) and any(table.label_separator in label for label in found):
     return f"{table.label!r} holds a label with {table.label_separator!r} in it, data.label_separator is another one"
   return [*values, table.label_separator.join(found)]
-
-
-def cut(
-  examples: list[Example], held_out: list[str], classes: Callable[[Example], Iterable[str]] = lambda example: (example[1],)
-) -> dict[str, list[Example]]:
-  """Examples of train and of the held-out splits named, by the rule that `Table` states; a split is ordered by hash.
-
-  Of [(("a",), "x", 2), (("b",), "y", 3), ...] a text whose hash is 2 modulo 10 goes to validation, 7 to test. classes: of an
-  example, the labels that train must have.
-  """
-  rows: dict[tuple[str, ...], list[Example]] = {}
-  for example in examples:
-    rows.setdefault(example[0], []).append(example)
-  labels = {texts: {label for example in found for label in classes(example)} for texts, found in rows.items()}
-  digest = {texts: hashlib.sha256("\0".join(texts).encode()).digest() for texts in labels}
-  split_of = {HELD_OUT[name]: name for name in held_out}
-  splits: dict[str, list[tuple[str, ...]]] = {"train": [], **{name: [] for name in held_out}}
-  for texts in sorted(labels, key=lambda texts: (digest[texts], texts)):
-    splits[split_of.get(int.from_bytes(digest[texts]) % BUCKETS, "train")].append(texts)
-  counts = Counter(label for texts in splits["train"] for label in labels[texts])
-  for name in held_out:
-    found, splits[name] = splits[name], []
-    for texts in found:
-      known = counts.keys() >= labels[texts]
-      splits[name if known else "train"].append(texts)
-      counts.update(() if known else labels[texts])
-  for name in (name for name in held_out if not splits[name]):
-    spare = next((texts for texts in splits["train"] if all(counts[label] > 1 for label in labels[texts])), None)
-    if spare is not None and len(splits["train"]) > 1:
-      splits["train"].remove(spare)
-      splits[name].append(spare)
-      counts.subtract(labels[spare])
-  by_hash = lambda found: sorted(found, key=lambda texts: (digest[texts], texts))
-  return {name: [row for texts in by_hash(found) for row in sorted(rows[texts])] for name, found in splits.items()}
 
 
 def _is_number(label: str) -> bool:

@@ -14,11 +14,10 @@ from typing import Any, ClassVar, NamedTuple
 from lm.config import ConfigError
 from lm.data import paths
 from lm.data.documents import Reading, unreadable
-from lm.data.source import SPLITS, check_split, list_files
-from lm.data.sources.table import HELD_OUT, SHOWN, cut
-
-SETTINGS = {"train": "path", "validation": "validation", "test": "test"}
-Skipped = Counter[tuple[str, str]]  # sentences left out, by (file, reason)
+from lm.data.rows import Skipped
+from lm.data.source import check_split, list_files
+from lm.data.sources.table import SHOWN
+from lm.data.splits import SETTINGS, describe_cut, left_out, own_files, part
 
 
 class Sentence(NamedTuple):
@@ -90,17 +89,12 @@ class Tagged:
     """Sentences of each split, tags with the training tokens that have them, what was left out."""
     splits, skipped = self._loaded
     sizes = ", ".join(f"{name} {len(found):,}" for name, found in splits.items())
-    cut_off = [name for name in HELD_OUT if not getattr(self, name)]
-    origin = f"; {' and '.join(cut_off)} cut from {', '.join(self.path)} by content" if cut_off else ""
     counts = Counter(tag for sentence in splits["train"] for tag in sentence.tags).most_common()
     shown = ", ".join(f"{tag!r} {count:,}" for tag, count in counts[:SHOWN])
     more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
-    said = [f"{type(self).__name__.lower()} {', '.join(self.path)}: {sizes} sentences{origin}"]
+    said = [f"{type(self).__name__.lower()} {', '.join(self.path)}: {sizes} sentences{describe_cut(self)}"]
     said.append(f"  {len(counts)} tags in train: {shown}{more}")
-    if skipped:
-      reasons = ", ".join(f"{count:,} of {file} ({reason})" for (file, reason), count in skipped.most_common())
-      said.append(f"  sentences with a bad row left out: {reasons}")
-    return "\n".join(said)
+    return "\n".join([*said, *left_out(skipped, "sentences with a bad row left out")])
 
   @functools.cached_property
   def _fingerprint(self) -> str:
@@ -116,8 +110,7 @@ class Tagged:
   @functools.cached_property
   def _files(self) -> dict[str, list[str]]:
     """By split; those that have files."""
-    patterns = {split: (f"data.{name}", getattr(self, name)) for split, name in SETTINGS.items()}
-    return {s: [file for p in found for file in paths.expand(p, name)] for s, (name, found) in patterns.items() if found}
+    return own_files(self)
 
   def _reading(self, split: str) -> Reading:
     return Reading(f"data.{SETTINGS[split]}", encoding=self.encoding, on_bad_row=self.on_bad_row)
@@ -140,10 +133,7 @@ def _load(source: Tagged, hashes: tuple[str, ...]) -> tuple[dict[str, list[Sente
     own[split] = [sentence for file in files for sentence in _read(source, file, reading, skipped)]
     if not own[split]:
       raise ConfigError(f"{reading.setting}: no sentence in {', '.join(files)}")
-  numbered = [(sentence.tokens, "", i) for i, sentence in enumerate(own["train"])]
-  parted = cut(numbered, [name for name in HELD_OUT if name not in own])
-  splits = {name: [own["train"][i] for _, _, i in found] for name, found in parted.items()}
-  return {name: splits[name] if name in splits else own[name] for name in SPLITS}, skipped
+  return part(own, lambda sentence: sentence.tokens), skipped
 
 
 def _read(source: Tagged, file: str, reading: Reading, skipped: Skipped) -> Iterator[Sentence]:

@@ -14,8 +14,7 @@ from lm.config import ConfigError
 from lm.data import paths
 from lm.data.documents import Documents, Reading
 from lm.data.source import check_split, list_files
-
-SETTINGS = {"train": "path", "validation": "validation", "test": "test"}
+from lm.data.splits import SETTINGS
 
 
 @dataclasses.dataclass(frozen=True)
