@@ -5,7 +5,7 @@ import functools
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -21,7 +21,10 @@ from lm.models import kernel
 from lm.models.model import Model
 from lm.models.transformer_config import TRAINING_FIELDS, TransformerConfig
 from lm.optim.optimizer import Optimizer
+from lm.peft.peft import Peft
 from lm.program import Spec, make_program
+from lm.quantizers.quantizer import Quantizer
+from lm.regularizers.regularizer import Regularizer
 from lm.run import Base, Outline, Run
 from lm.tasks.classify import Classify
 from lm.tasks.cross_entropy import Softening
@@ -91,7 +94,7 @@ def make_outline(cfg: Config, devices: list[jax.Device] | None = None) -> Outlin
   tasks = _make_tasks(cfg, architecture, tok, lambda name, _: stand_in.StandInSource.of(cfg.all_streams[name].data))
   keys, stages = _task_keys(tasks), config.weight_stages(cfg)
   made = {name: stand_in.store(task, cfg.seq_len) for name, task in tasks.items()}
-  num_virtual = parts["peft"].num_virtual_tokens
+  num_virtual = parts.peft.num_virtual_tokens
   streams = (StreamData(name, keys[name], tasks[name], made[name], tok, stages[name], num_virtual) for name in tasks)
   loader, total_steps = _make_loader(cfg, tuple(streams))
   counted = "epoch" not in str(cfg.total_steps)
@@ -127,7 +130,7 @@ def _assemble(
   @functools.cache
   def load(name: str, split: str) -> StreamData:
     built = store.build(source(name, split), tok, tasks[name], cache_dir(cfg), hosts=hosts)
-    return StreamData(name, keys[name], tasks[name], built, tok, stages[name], parts["peft"].num_virtual_tokens)
+    return StreamData(name, keys[name], tasks[name], built, tok, stages[name], parts.peft.num_virtual_tokens)
 
   loader, total_steps = _make_loader(cfg, tuple(load(name, "train") for name in tasks))
   spec = _make_spec(cfg, architecture, tasks, parts, total_steps)
@@ -144,10 +147,18 @@ def _assemble(
   )
 
 
-def _make_parts(
-  cfg: Config, architecture: TransformerConfig, tok: Tokenizer, devices: list[jax.Device] | None
-) -> dict[str, Any]:
-  """The fields of a Spec that need no data, regularizer and quantizer, so that a slip in them is found before any is read."""
+class _Parts(NamedTuple):
+  """What a run is made of that needs no data, so that a slip in it is found before any is read."""
+
+  peft: Peft
+  quantizer: Quantizer | None
+  optimizer: Optimizer
+  regularizer: Regularizer | None
+  mesh: jax.sharding.Mesh
+  accumulation: int
+
+
+def _make_parts(cfg: Config, architecture: TransformerConfig, tok: Tokenizer, devices: list[jax.Device] | None) -> _Parts:
   peft = plug.make("peft", cfg.peft).read_with(tok.encode)
   _check_length(cfg, architecture, peft.position_shift)
   quantizer = plug.make("quantizer", cfg.quantizer) if cfg.quantizer else None
@@ -156,8 +167,7 @@ def _make_parts(
   _check_mesh(cfg, architecture, mesh)
   accumulation = _accumulation(cfg, mesh)
   regularizer = plug.make("regularizer", cfg.regularizer) if cfg.regularizer else None
-  of_spec = {"peft": peft, "optimizer": optimizer, "mesh": mesh, "accumulation": accumulation, "sharding": cfg.sharding}
-  return of_spec | {"regularizer": regularizer, "quantizer": quantizer}
+  return _Parts(peft, quantizer, optimizer, regularizer, mesh, accumulation)
 
 
 def _make_loader(cfg: Config, streams: tuple[StreamData, ...]) -> tuple[Loader, int]:
@@ -168,30 +178,35 @@ def _make_loader(cfg: Config, streams: tuple[StreamData, ...]) -> tuple[Loader, 
   return loader, duration.steps(cfg.total_steps, "config.total_steps", **units)
 
 
-def _make_spec(
-  cfg: Config, architecture: TransformerConfig, tasks: dict[str, Task], parts: dict[str, Any], total_steps: int
-) -> Spec:
-  """Model and objective of the tasks, by stream. parts: as `_make_parts` gives them."""
+def _make_spec(cfg: Config, architecture: TransformerConfig, tasks: dict[str, Task], parts: _Parts, total_steps: int) -> Spec:
+  """Model and objective of the tasks, by stream, and what is not of them."""
   keys = _task_keys(tasks)
   by_key = {keys[name]: task for name, task in tasks.items()}
   heads = tuple(sorted(dict(head for task in by_key.values() for head in task.heads).items()))
-  dtype = device.compute_dtype(cfg.dtype, parts["mesh"].devices.flat[0])
-  attention = kernel.choose(cfg.attention, parts["mesh"].devices.flat[0])
-  model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll, attention, quantizer=parts["quantizer"])
+  dtype = device.compute_dtype(cfg.dtype, parts.mesh.devices.flat[0])
+  attention = kernel.choose(cfg.attention, parts.mesh.devices.flat[0])
+  model = Model(architecture, heads, dtype, cfg.remat, cfg.scan_unroll, attention, quantizer=parts.quantizer)
   sharing = {key: tuple(name for name in keys if keys[name] == key) for key in by_key}
   several = tuple((key, names) for key, names in sharing.items() if len(names) > 1)
   softening = Softening(cfg.label_smoothing, cfg.z_loss)
-  regularizer, intercept = parts["regularizer"], parts["peft"].intercept
-  of_spec = {name: part for name, part in parts.items() if name not in ("regularizer", "quantizer")}
-  objective = Objective(model, tuple(by_key.items()), intercept, cfg.loss_chunk, several, softening, regularizer)
-  of_spec["peft"] = parts["peft"].resolve(total_steps)
-  if objective.needs_whole_batch and of_spec["accumulation"] > 1:
+  by_task, intercept = tuple(by_key.items()), parts.peft.intercept
+  objective = Objective(model, by_task, intercept, cfg.loss_chunk, several, softening, parts.regularizer)
+  if objective.needs_whole_batch and parts.accumulation > 1:
     name = next(key for key, task in by_key.items() if task.needs_whole_batch)
     raise ConfigError(
-      f"config.tokens_per_device={cfg.tokens_per_device}: makes {of_spec['accumulation']} micro-batches of a batch, all rows"
+      f"config.tokens_per_device={cfg.tokens_per_device}: makes {parts.accumulation} micro-batches of a batch, all rows"
       f" of which the task of stream {name!r} compares; leave it unset; config.remat and config.batch_size save memory too"
     )
-  return Spec(model=model, objective=objective, total_steps=total_steps, **of_spec)
+  return Spec(
+    model=model,
+    objective=objective,
+    peft=parts.peft.resolve(total_steps),
+    optimizer=parts.optimizer,
+    total_steps=total_steps,
+    accumulation=parts.accumulation,
+    mesh=parts.mesh,
+    sharding=cfg.sharding,
+  )
 
 
 def _make_tokenizer(cfg: Config, base: Path | None) -> Tokenizer:

@@ -156,12 +156,12 @@ def load_parts(path: Path, which: str | int = "last") -> tuple[int, dict[str, An
   _, below = load_params(base_path, base["step"])
   if base["sha256"] and tree.sha256(tree.unflatten(below)) != base["sha256"]:
     raise ConfigError(f"config.init_from={cfg.init_from!r} of {path}: its parameters changed since that run started")
-  attached = _attached(path, read_model(path, which), below)
+  attached = _attached(path, read_model(path, which), below, quantizer)
   changed = {name: leaf for name, leaf in attached.items() if leaf is not below.get(name)}
   return step, below, unpacked(changed | own)
 
 
-def _attached(path: Path, model: Model, base: Mapping[str, Any]) -> dict[str, Any]:
+def _attached(path: Path, model: Model, base: Mapping[str, Any], quantizer: Quantizer | None) -> dict[str, Any]:
   """What a run's method and quantizer make of the parameters of its base; leaves that are added have values to be replaced.
 
   Heads that the base lacks are shown to it, since it may say which of them train, and left out.
@@ -169,7 +169,6 @@ def _attached(path: Path, model: Model, base: Mapping[str, Any]) -> dict[str, An
   own = tree.flatten(model.abstract)
   value = lambda name, box: base[name] if name in base else np.zeros(box.value.shape, box.value.dtype)
   boxes = {name: box.replace(value=value(name, box)) for name, box in own.items()}
-  quantizer = read_quantizer(path)
   boxes = quantizer.rounded(boxes) if quantizer else boxes
   attached = tree.flatten(read_method(path).attach(tree.unflatten(boxes), jax.random.key(0)))
   return {name: np.asarray(box.value) for name, box in attached.items() if name in base or name not in own}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lm import metrics
-from lm.evals.classification import ERRORS_FILE, NUM_ERRORS, Predictions, write_errors
+from lm.evals.classification import Predictions
 from lm.evals.evaluator import SplitEvaluator
 from lm.report import read_metrics
 
@@ -42,27 +42,11 @@ class Choice(SplitEvaluator):
     beside = [f"commonest place {values[f'baseline/{self.split}_majority_accuracy']:.3f}", f"guessing {1 / count:.3f}"]
     beside += self.before(read_metrics(workdir), "accuracy")
     lines = [f"{self.name}: accuracy {values['accuracy']:.3f} of {count} choices ({', '.join(beside)})"]
-    if rows := self._errors(found):
-      write_errors(folder / ERRORS_FILE, self.name, rows)
-      wrong = int(np.sum(found.prediction_N != found.label_N))
-      lines.append(f"{wrong:,} of {len(found.label_N):,} wrong; the {len(rows)} of highest loss: {folder / ERRORS_FILE}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *found.write_worst(folder, self.name, self._describe)])
 
-  def _errors(self, found: Predictions) -> list[dict[str, Any]]:
-    """The wrong choices of highest loss, the worst first."""
-    source = self.run.source(self.stream, self.split)
-    of_label_N = np.take_along_axis(found.scores_NC, found.label_N[:, None], axis=1)[:, 0]
-    wrong = np.flatnonzero(found.prediction_N != found.label_N)
-    worst = wrong[np.argsort(of_label_N[wrong], kind="stable")][:NUM_ERRORS]
-    split, rows = f"{self.name} ({len(worst)} of {len(wrong)} wrong)", []
-    for i in worst:
-      number, taken = int(found.sequence_N[i]), found.prediction_N[i]
-      example = source[number]
-      rows.append(
-        {"split": split, **self.locate(number)}
-        | {name: example.get(name, "") for name in ("context", "question")}
-        | {"choices": " | ".join(example["choices"])}
-        | {"label": example["choices"][found.label_N[i]], "prediction": example["choices"][taken]}
-        | {"label_probability": f"{of_label_N[i]:.4f}", "prediction_probability": f"{found.scores_NC[i, taken]:.4f}"}
-      )
-    return rows
+  def _describe(self, number: int, label: int, prediction: int) -> dict[str, Any]:
+    example = self.run.source(self.stream, self.split)[number]
+    asked = {name: example.get(name, "") for name in ("context", "question")}
+    choices = example["choices"]
+    shown = {"choices": " | ".join(choices), "label": choices[label], "prediction": choices[prediction]}
+    return {**self.locate(number), **asked, **shown}

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,26 @@ class Predictions:
     counts = np.zeros((self.scores_NC.shape[1],) * 2, np.int64)
     np.add.at(counts, (self.label_N, self.prediction_N), 1)
     return counts
+
+  def write_worst(self, folder: Path, split: str, describe: Callable[[int, int, int], dict[str, Any]]) -> list[str]:
+    """Puts the wrong predictions of highest loss into errors.csv, the worst first, and says so in a line; none if all is right.
+
+    describe: of an example's number, its label and what was predicted, the columns between split and probabilities.
+    """
+    of_label_N = np.take_along_axis(self.scores_NC, self.label_N[:, None], axis=1)[:, 0]
+    wrong = np.flatnonzero(self.prediction_N != self.label_N)
+    worst = wrong[np.argsort(of_label_N[wrong], kind="stable")][:NUM_ERRORS]
+    rows = []
+    for i in worst:
+      label, prediction = int(self.label_N[i]), int(self.prediction_N[i])
+      rows.append(
+        {"split": f"{split} ({len(worst)} of {len(wrong)} wrong)", **describe(int(self.sequence_N[i]), label, prediction)}
+        | {"label_probability": f"{of_label_N[i]:.4f}", "prediction_probability": f"{self.scores_NC[i, prediction]:.4f}"}
+      )
+    if not rows:
+      return []
+    write_errors(folder / ERRORS_FILE, split, rows)
+    return [f"{len(wrong):,} of {len(self.label_N):,} wrong; the {len(rows)} of highest loss: {folder / ERRORS_FILE}"]
 
 
 @dataclasses.dataclass
@@ -86,27 +106,13 @@ class Classification(SplitEvaluator):
     lines = [f"{self.name}: {', '.join(parts)}"]
     if len(answers := set(found.prediction_N.tolist())) == 1 < len(set(found.label_N.tolist())):
       lines.append(f"every answer is {labels[answers.pop()]!r}: try more steps, or another config.optimizer.learning_rate")
-    if errors := self._errors(found):
+    if errors := found.write_worst(folder, self.name, self._describe):
       lines += matrix(found.confusion(), labels) if len(labels) <= MATRIX_CLASSES else confusions(found.confusion(), labels)
-      write_errors(folder / ERRORS_FILE, self.name, errors)
-      wrong = int(np.sum(found.prediction_N != found.label_N))
-      lines.append(f"{wrong:,} of {len(found.label_N):,} wrong; the {len(errors)} of highest loss: {folder / ERRORS_FILE}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *errors])
 
-  def _errors(self, found: Predictions) -> list[dict[str, Any]]:
-    """The wrong predictions of highest loss, the worst first."""
+  def _describe(self, number: int, label: int, prediction: int) -> dict[str, Any]:
     labels = self.data.task.labels
-    of_label_N = np.take_along_axis(found.scores_NC, found.label_N[:, None], axis=1)[:, 0]
-    wrong = np.flatnonzero(found.prediction_N != found.label_N)
-    worst = wrong[np.argsort(of_label_N[wrong], kind="stable")][:NUM_ERRORS]
-    split, rows = f"{self.name} ({len(worst)} of {len(wrong)} wrong)", []
-    for i in worst:
-      prediction, quoted = found.prediction_N[i], self.quote(int(found.sequence_N[i]))
-      rows.append(
-        {"split": split, **quoted, "label": labels[found.label_N[i]], "prediction": labels[prediction]}
-        | {"label_probability": f"{of_label_N[i]:.4f}", "prediction_probability": f"{found.scores_NC[i, prediction]:.4f}"}
-      )
-    return rows
+    return {**self.quote(number), "label": labels[label], "prediction": labels[prediction]}
 
 
 def matrix(counts: np.ndarray, labels: Sequence[str]) -> list[str]:
