@@ -35,15 +35,15 @@ def _cut(rows: Rows, store: Store) -> str:
 
 
 def _emptied(rows: Rows) -> list[str]:
-  """What to say where rows, of SAMPLE all over the plan, are cut so short that nothing in them counts."""
+  """What to say where rows are cut so short that nothing in them counts; of SAMPLE among those that are full."""
   if not rows.plan.num_truncated:
     return []
-  numbers = np.linspace(0, rows.plan.num_rows - 1, min(SAMPLE, rows.plan.num_rows)).astype(np.int64)
-  cut = numbers[rows.room[numbers] == rows.room.max()]
-  weights = rows.read(cut, np.zeros_like(cut), rows.seq_len)["weights"].reshape(len(cut), -1)
-  count = int(np.sum(~weights.any(1)))
+  full = np.flatnonzero(rows.room == rows.room.max())
+  sample = full[np.linspace(0, len(full) - 1, min(SAMPLE, len(full))).astype(np.int64)]
+  weights = rows.read(sample, np.zeros_like(sample), rows.seq_len)["weights"].reshape(len(sample), -1)
+  share = np.mean(~weights.any(1)) * len(full) / rows.plan.num_rows
   words = "warning: nothing that is learned is left in"
-  return [f"  {words} {count / len(numbers):.1%} of the rows, which are cut; a larger config.seq_len keeps it"] if count else []
+  return [f"  {words} {share:.1%} of the rows, which are cut; a larger config.seq_len keeps it"] if share else []
 
 
 def _examples(rows: Rows) -> list[str]:
