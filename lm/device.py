@@ -6,6 +6,7 @@
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ GOOGLE = "0x1ae0"
 TPUS = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
 CUDA13_DRIVER = 580  # the first NVIDIA driver that runs CUDA 13; CUDA 12 needs 525
 CUDA12_DRIVER = 525
+HUGE_PAGES = "glibc.malloc.hugetlb"
 
 
 def find_accelerator(root: Path = Path("/")) -> str:
@@ -33,7 +35,7 @@ def find_accelerator(root: Path = Path("/")) -> str:
   return "cuda13" if int(driver[1]) >= CUDA13_DRIVER else "cuda12"
 
 
-def check_platform(platform: str, found: str, environment: dict[str, str] | os._Environ = os.environ) -> None:
+def check_platform(platform: str, found: str, environment: Mapping[str, str] = os.environ) -> None:
   """Refuses to train on the CPU of a machine that has an accelerator, unless JAX_PLATFORMS asks for it.
 
   Args:
@@ -73,6 +75,19 @@ def available_memory(root: Path = Path("/")) -> int:
 def num_cores() -> int:
   """Cores that this process may use; the order of additions, and so the last bits of a loss, depends on them."""
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def restart_with_huge_pages(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> None:
+  """Starts this program anew, once, so that its memory has pages of 2 MB, where Linux gives those to who asks.
+
+  A step's temporaries are new memory each time, and with small pages handing that out took a quarter of it
+  (experiments/LOG.md). The C library reads the request at its start only; GLIBC_TUNABLES=glibc.malloc.hugetlb=0 declines.
+  """
+  tunables = environment.get("GLIBC_TUNABLES", "")
+  if HUGE_PAGES in tunables or "[madvise]" not in _read(root / "sys/kernel/mm/transparent_hugepage/enabled"):
+    return
+  asked = ":".join(filter(None, [tunables, f"{HUGE_PAGES}=1"]))
+  os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**environment, "GLIBC_TUNABLES": asked})
 
 
 def _read(path: Path) -> str:

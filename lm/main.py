@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lm import cluster, config, files
+from lm import cluster, config, device, files
 from lm import command as commands
 from lm.command import Command
 
@@ -116,7 +116,6 @@ def set_up_process() -> str:
 
   import jax
 
-  from lm import device
   from lm.data import paths
 
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -145,4 +144,5 @@ def stop_on_signals(received: list[int]) -> Callable[[], bool]:
 
 
 if __name__ == "__main__":
+  device.restart_with_huge_pages()
   sys.exit(main(sys.argv[1:]))

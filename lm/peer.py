@@ -118,8 +118,8 @@ def measure(run: Run, rounds: int, steps: int) -> dict[str, Any]:
   run.program.compile(run.loader.shapes(), [])
   state, rng = run.init_state(), run.noise_rng
   found: list[tuple[float, float]] = []
-  for number in range(-1, rounds):  # the first round warms up
-    batches = [run.loader.batch((number + 1) * steps + i) for i in range(steps)]
+  for number in range(-1, rounds):
+    batches = [run.loader.batch(number * steps + i) for i in range(steps)] if number >= 0 else _one_of_each_shape(run)
 
     def train() -> None:
       nonlocal state
@@ -144,6 +144,15 @@ def measure(run: Run, rounds: int, steps: int) -> dict[str, Any]:
     "peer_trainable": peer.num_trainable,
     "cores": device.num_cores(),
   }
+
+
+def _one_of_each_shape(run: Run) -> list[Batch]:
+  """A batch of every shape, to warm up: the first one of a shape takes memory anew and is up to three times as slow."""
+  found: dict[tuple[int, ...], Batch] = {}
+  for step in range(run.total_steps):
+    batch = run.loader.batch(step)
+    found.setdefault(batch[INPUTS]["tokens"].shape, batch)
+  return list(found.values())
 
 
 def train(run: Run, on_step: Callable[[int, float], None] = lambda step, loss: None) -> dict[str, Any]:

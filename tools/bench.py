@@ -9,7 +9,7 @@ import contextlib
 import json
 import sys
 
-from lm import bench, config
+from lm import bench, config, device
 from lm.config import parse_plug
 
 
@@ -69,4 +69,5 @@ def _measure_finetune(settings: dict, rest: list[str]) -> dict:
 
 
 if __name__ == "__main__":
+  device.restart_with_huge_pages()
   sys.exit(main())

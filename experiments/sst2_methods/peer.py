@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lm import build, config, metrics, peer
+from lm import build, config, device, metrics, peer
 from lm.files import write_json
 from lm.main import set_up_process
 from lm.train import peak_memory
@@ -63,4 +63,5 @@ def _say(step: int, loss: float) -> None:
 
 
 if __name__ == "__main__":
+  device.restart_with_huge_pages()  # as runs of ours have it; torch is as fast without
   sys.exit(main())
