@@ -77,3 +77,30 @@ def test_auto_dtype_follows_the_capability(platform, capability, dtype):
 def test_the_file_runs_without_the_package():
   done = subprocess.run([sys.executable, "-I", device.__file__], capture_output=True, text=True, check=True, cwd=Path("/"))
   assert done.stdout.strip() in ("cpu", "tpu", "cuda12", "cuda13")
+
+
+def restarts(monkeypatch, root, environment):
+  """What a program would start anew with."""
+  calls = []
+  monkeypatch.setattr(device.os, "execve", lambda *args: calls.append(args))
+  monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "lm.main", "--config=a b"])
+  device.restart_with_huge_pages(environment, root)
+  return calls
+
+
+def test_a_program_starts_anew_once_where_huge_pages_are_given_to_those_that_ask(monkeypatch, tmp_path):
+  switch = tmp_path / "sys/kernel/mm/transparent_hugepage/enabled"
+  switch.parent.mkdir(parents=True)
+  switch.write_text("always [madvise] never\n")
+  ((program, arguments, environment),) = restarts(monkeypatch, tmp_path, {"HOME": "/h", "GLIBC_TUNABLES": "glibc.rtld.nns=4"})
+  assert (program, arguments) == (sys.executable, [sys.executable, "-m", "lm.main", "--config=a b"])
+  assert environment == {"HOME": "/h", "GLIBC_TUNABLES": "glibc.rtld.nns=4:glibc.malloc.hugetlb=1"}
+  assert not restarts(monkeypatch, tmp_path, environment)
+  assert not restarts(monkeypatch, tmp_path, {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"})
+  for words in ("[always] madvise never", "always madvise [never]"):
+    switch.write_text(words)
+    assert not restarts(monkeypatch, tmp_path, {})
+
+
+def test_a_machine_without_huge_pages_is_left_alone(monkeypatch, tmp_path):
+  assert not restarts(monkeypatch, tmp_path, {})

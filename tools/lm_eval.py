@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import lm
+from lm import device
 from lm.evals.lm_eval import Questions
 from lm.main import set_up_process
 
@@ -40,4 +41,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+  device.restart_with_huge_pages()
   sys.exit(main())

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lm import device
 from lm import sweep as sweeps
 from lm.main import set_up_process, stop_on_signals
 
@@ -35,4 +36,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+  device.restart_with_huge_pages()
   sys.exit(main())
