@@ -20,12 +20,23 @@ from lm.peft.peft import Peft
 from lm.run import Run
 from lm.shapes import INPUTS, Batch
 
-# What peft calls a method: its config class, and our options by its names. Targets are left to peft: those of its authors.
-METHODS: dict[str, tuple[str, dict[str, str]]] = {
-  "Lora": ("LoraConfig", {"rank": "r", "alpha": "lora_alpha"}),
-  "Dora": ("LoraConfig", {"rank": "r", "alpha": "lora_alpha"}),
-  "Ia3": ("IA3Config", {}),
-  "Prefix": ("PrefixTuningConfig", {"num_prefix": "num_virtual_tokens"}),
+# What peft calls a method: its config class, and what that takes, by our method and the number of steps. Targets are left to
+# peft: those of its authors.
+Options = Callable[[Any, int], dict[str, Any]]
+METHODS: dict[str, tuple[str, Options]] = {
+  "Lora": ("LoraConfig", lambda own, steps: {"r": own.rank, "lora_alpha": own.alpha}),
+  "Dora": ("LoraConfig", lambda own, steps: {"r": own.rank, "lora_alpha": own.alpha, "use_dora": True}),
+  "Adalora": (
+    "AdaLoraConfig",
+    lambda own, steps: (
+      {"init_r": own.initial_rank, "target_r": own.target_rank, "lora_alpha": own.alpha, "total_step": steps}
+      | {"tinit": own.prune_from, "tfinal": steps - own.prune_until, "deltaT": own.prune_every}
+      | {"beta1": own.beta1, "beta2": own.beta2, "orth_reg_weight": own.orthogonality}
+    ),
+  ),
+  "Ia3": ("IA3Config", lambda own, steps: {}),
+  "Prefix": ("PrefixTuningConfig", lambda own, steps: {"num_virtual_tokens": own.num_prefix}),
+  "Prompt": ("PromptTuningConfig", lambda own, steps: {"num_virtual_tokens": own.num_virtual_tokens}),
 }
 # Methods that need no peft: which of the model's parameters train.
 HEADS = r"^(classifier|\w+\.pooler)"
@@ -56,7 +67,7 @@ class Peer:
       made = transformers.AutoModelForSequenceClassification.from_pretrained(
         run.base.workdir, num_labels=len(task.labels), dtype=torch.float32
       )
-    self.model = _tuned(made, run.program.spec.peft, peft)
+    self.model = _tuned(made, run.program.spec.peft, peft, run.total_steps)
     trains = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
     self.num_trainable = sum(p.numel() for _, p in trains)
     decays = lambda name: not name.endswith("bias") and "LayerNorm" not in name
@@ -75,13 +86,15 @@ class Peer:
     for group in self._optimizer.param_groups:
       group["lr"] = float(self._run.schedule(self._steps))
     inputs, labels = self._tensors(batch)
-    loss = self._torch.nn.functional.cross_entropy(self.model(**inputs).logits, labels)
+    loss = self.model(**inputs, labels=labels).loss
     self._optimizer.zero_grad()
     loss.backward()
     if self._clip:
       self._torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
     self._optimizer.step()
     self._steps += 1
+    if prune := getattr(getattr(self.model, "base_model", None), "update_and_allocate", None):
+      prune(self._steps)  # AdaLoRA, which reads the gradients that are still there
     return float(loss.detach())
 
   def accuracy(self, split: str) -> float:
@@ -98,14 +111,15 @@ class Peer:
 
   def _tensors(self, batch: Batch) -> tuple[dict[str, Any], Any]:
     """What the model takes, and the labels, of the rows that count."""
-    arrays, own = batch[INPUTS], batch[self._key]
-    counted = np.flatnonzero(own["weights"])
+    arrays, targets = batch[INPUTS], batch[self._key]
+    counted = np.flatnonzero(targets["weights"])
     longest = int((arrays["segment_ids"][counted] > 0).sum(1).max())
-    tensor = lambda x: self._torch.from_numpy(np.ascontiguousarray(x[counted, :longest]).astype(np.int64))
+    reserved = self._run.program.spec.peft.num_virtual_tokens  # in front; peft adds its own
+    tensor = lambda x: self._torch.from_numpy(np.ascontiguousarray(x[counted, reserved:longest]).astype(np.int64))
     inputs = {"input_ids": tensor(arrays["tokens"]), "attention_mask": tensor(arrays["segment_ids"] > 0)}
     if "token_types" in arrays:
       inputs["token_type_ids"] = tensor(arrays["token_types"])
-    return inputs, self._torch.from_numpy(own["label"][counted].astype(np.int64))
+    return inputs, self._torch.from_numpy(targets["label"][counted].astype(np.int64))
 
 
 def measure(run: Run, rounds: int, steps: int) -> dict[str, Any]:
@@ -192,12 +206,12 @@ def _libraries() -> tuple[Any, Any, Any]:
   return torch, transformers, peft
 
 
-def _tuned(model: Any, method: Peft, peft: Any) -> Any:
+def _tuned(model: Any, method: Peft, peft: Any, total_steps: int) -> Any:
   """The model with peft's form of the method, as its users set it up."""
   name = type(method).__name__
   if name in METHODS:
-    kind, names = METHODS[name]
-    given = {theirs: getattr(method, ours) for ours, theirs in names.items()} | ({"use_dora": True} if name == "Dora" else {})
+    kind, options = METHODS[name]
+    given = options(method, total_steps)
     return peft.get_peft_model(model, getattr(peft, kind)(task_type="SEQ_CLS", **given))
   if name not in UNWRAPPED:
     accepted = ", ".join(other.lower() for other in (*UNWRAPPED, *METHODS))

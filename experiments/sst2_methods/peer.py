@@ -1,9 +1,9 @@
 """The rows of torch, transformers and peft for the table of methods: the same batches, rates and steps, one run in a process.
 
-python -m experiments.sst2_methods.peer --method=lora --seed=0 --data_dir=DATA --runs=runs/sst2_hf
+python -m experiments.sst2_methods.peer --method=lora --seed=0 --data_dir=DATA --runs=runs/sst2
 
-It writes runs/sst2_hf/<method>-s<seed>/summary.json, as a run of ours has it, for experiments.collect. Needs `pip install -e
-'.[parity]'`. adapter, adalora and prompt have no counterpart in lm/peer.py.
+It writes runs/sst2/torch-<method>-s<seed>/summary.json, as a run of ours has it, for experiments.collect. Needs `pip install -e
+'.[parity]'`. peft has no adapters between layers.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from lm.files import write_json
 from lm.main import set_up_process
 from lm.train import peak_memory
 
-METHODS = ("full", "head", "bitfit", "lora", "dora", "ia3", "prefix")
+METHODS = ("full", "head", "bitfit", "lora", "dora", "adalora", "ia3", "prefix", "prompt")
 
 
 def main() -> int:
@@ -52,7 +52,7 @@ def main() -> int:
     "peak_memory_bytes": peak_memory(),
     "time": {"train": found["seconds"], "rest": round(time.perf_counter() - began - found["seconds"], 1)},
   }
-  write_json(args.runs / f"{args.method}-s{args.seed}" / "summary.json", summary)
+  write_json(args.runs / f"torch-{args.method}-s{args.seed}" / "summary.json", summary)
   print(summary)
   return 0
 
