@@ -19,13 +19,13 @@ Write = Callable[[str, Predictor, Path, Path], Iterable[Path]]  # (task, model, 
 
 
 def scores(runs: Path, metrics: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
-  """Metrics by task of those runs that are there and finished, from <runs>/<task>/summary.json.
+  """Metrics by task of those runs that are there and finished, at their last step, from <runs>/<task>/summary.json.
 
   Raises:
     ConfigError: there is none.
   """
   summaries = {task: record.read_summary(runs / task) for task in metrics}
-  found = {task: summary["metrics"] for task, summary in summaries.items() if summary.get("metrics")}
+  found = {task: summary["metrics"] for task, summary in summaries.items() if summary.get("status") == "finished"}
   if not found:
     raise ConfigError(f"--runs={runs}: holds no finished run of {', '.join(metrics)}")
   return {task: {name: values[name] for name in metrics[task]} for task, values in found.items()}
@@ -80,7 +80,7 @@ def main(doc: str, title: str, metrics: Mapping[str, Sequence[str]], write: Writ
     table(title, found, metrics).print()
     for task in found if args.data_dir else ():
       args.output.mkdir(parents=True, exist_ok=True)
-      for path in write(task, lm.load(args.runs / task, "best"), args.data_dir, args.output):
+      for path in write(task, lm.load(args.runs / task), args.data_dir, args.output):
         print(path)
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)

@@ -91,7 +91,7 @@ def make_outline(cfg: Config, devices: list[jax.Device] | None = None) -> Outlin
     notes.append(f"config.tokenizer={cfg.tokenizer!r} is not here: config.model says {tok.vocab_size:,} pieces")
   architecture = _make_architecture(cfg, base, tok)
   parts = _make_parts(cfg, architecture, tok, devices)
-  tasks = _make_tasks(cfg, architecture, tok, lambda name, _: stand_in.StandInSource.of(cfg.all_streams[name].data))
+  tasks = _make_tasks(cfg, architecture, tok, lambda name, _: stand_in.StandInSource.of(cfg.all_streams[name]))
   keys, stages = _task_keys(tasks), config.weight_stages(cfg)
   made = {name: stand_in.store(task, cfg.seq_len) for name, task in tasks.items()}
   num_virtual = parts.peft.num_virtual_tokens
@@ -217,7 +217,8 @@ def _make_tokenizer(cfg: Config, base: Path | None) -> Tokenizer:
     raise ConfigError(f"config.tokenizer: not set, and config.init_from={cfg.init_from!r} has none")
   if inherited is None:
     return tokenizers.load(cfg.tokenizer)
-  if cfg.tokenizer and tokenizers.load(cfg.tokenizer).fingerprint() != inherited.fingerprint():
+  same = lambda tok: (tok.fingerprint(), tok.chat_template)
+  if cfg.tokenizer and same(tokenizers.load(cfg.tokenizer)) != same(inherited):
     raise ConfigError(f"config.tokenizer={cfg.tokenizer!r}: not the one that {cfg.init_from} was trained with; leave it unset")
   return inherited
 
@@ -366,8 +367,8 @@ def _check_mesh(cfg: Config, architecture: TransformerConfig, mesh: jax.sharding
 
 def _accumulation(cfg: Config, mesh: jax.sharding.Mesh) -> int:
   """Micro-batches per step, so that no device takes more than `tokens_per_device` at once."""
-  if cfg.loss_chunk and cfg.seq_len % cfg.loss_chunk:
-    raise ConfigError(f"config.loss_chunk={cfg.loss_chunk}: must divide config.seq_len={cfg.seq_len}")
+  if cfg.loss_chunk and (odd := [n for n in (*cfg.length_buckets, cfg.seq_len) if n % cfg.loss_chunk]):
+    raise ConfigError(f"config.loss_chunk={cfg.loss_chunk}: must divide config.seq_len and length_buckets; not {odd[0]}")
   rows, device_len = cfg.batch_size // sharding.num_batch_shards(mesh), cfg.seq_len // mesh.shape["sequence"]
   if cfg.tokens_per_device is None or isinstance(cfg.tokens_per_device, str):  # "auto" is settled by compiling: lm.preflight
     return 1

@@ -15,7 +15,10 @@ from lm.shapes import Batch
 def make_evaluators(run: Run) -> dict[str, Evaluator]:
   """The config's evaluators by name, or those of the tasks: '<split>', or '<stream>_<split>' with several streams.
 
-  A task's evaluator is left out, and that is said, where its split is empty; one that the config names is an error there.
+  A task's evaluator is left out, and that is said, where its split is empty or has no row that counts, as without labels.
+
+  Raises:
+    ConfigError: the config names one of such a split.
   """
   named = dict(run.config.evaluators)
   if not named:
@@ -28,7 +31,14 @@ def make_evaluators(run: Run) -> dict[str, Evaluator]:
           continue
         name = split if len(streams) == 1 else f"{stream}_{split}"
         named[name] = Plug(kind, (("split", split), ("stream", stream)))
-  return {name: plug.make("evaluator", value, run=run, name=name) for name, value in named.items()}
+  made = {name: plug.make("evaluator", value, run=run, name=name) for name, value in named.items()}
+  for name in [name for name, evaluator in made.items() if not evaluator.measures]:
+    lost = made.pop(name)
+    notice = f"no row of the {lost.split} split of stream {lost.stream!r} has something to judge by, such as a label"
+    if name in dict(run.config.evaluators):
+      raise ConfigError(f"config.evaluators.{name}: {notice}")
+    print(f"{notice}: nothing is measured there", file=sys.stderr)
+  return made
 
 
 def best_metric(name: str, evaluators: dict[str, Evaluator]) -> str:

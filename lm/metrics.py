@@ -1,12 +1,16 @@
 """Metrics as (sum, weight) pairs, divided once at the end; and host metrics over all predictions of a split."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lm import chips
+
+# Names of metrics that are better the lower they are.
+LOWER = re.compile(r"((^|[/_])(loss|mse|perplexity|bits_per_byte)|(^|/)(balance|z))$")
 
 
 def divide(sums: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
@@ -44,8 +48,7 @@ class Streams:
 
 def is_better(name: str, value: float, than: float) -> bool:
   """Whether a metric's value beats another: lower for losses, errors, perplexity and bits, higher for everything else."""
-  lower = name.rsplit("/", 1)[-1] in ("loss", "mse", "perplexity", "bits_per_byte")
-  return value < than if lower else value > than
+  return value < than if LOWER.search(name) else value > than
 
 
 def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:

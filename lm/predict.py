@@ -49,7 +49,7 @@ def predict_file(predictor: Predictor, input: Path, output: Path, task: str = ""
     raise ConfigError(
       f"--mode=predict: reads texts, and the run's task {key!r} rows of several columns; lm.load gives predictions"
     )
-  read = _reading(predictor.data[key], reading)
+  read = _reading(predictor.data.get(key, {}), reading)
   file = RowFile(str(input), "--input", prefix="--", **{name: read[name] for name in ("encoding", "delimiter", "quoting")})
   file.check()
   _check_pair(read["text"], getattr(predictor.tasks[key].reader, "pair", False))

@@ -39,6 +39,7 @@ class Tuner(Protocol):
 
   def penalties(self, params: dict) -> dict[str, jax.Array]: ...
   def after_update(self, params: dict, grads: dict, state: Any, step: jax.Array) -> tuple[dict, Any]: ...
+  def after_average(self, params: dict, moved: dict) -> dict: ...
 
 
 class Average(Protocol):
@@ -101,6 +102,7 @@ def make_train_step(
     moved: Any = _select(started, optax.apply_updates(moving, updates), moving)
     moved, peft_state = tuner.after_update(moved, counted, state.peft_state, state.step)
     params, average = moves.average.update(state.params, moved, state.average, state.step)
+    params = tuner.after_average(params, moved)
     new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, peft_state=peft_state, average=average)
     if state.loss_scale:
       new = _skip_overflow(state, new, jnp.isfinite(optax.tree.norm(grads)))

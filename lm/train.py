@@ -148,6 +148,8 @@ def _find_origin(run: Run, workdir: Path, accept_changes: bool) -> _Origin:
   if cfg.init_from and not run.base:
     raise ConfigError(f"{workdir}: its run was loaded without its base, to evaluate it; build.make_run makes one to train")
   if own := checkpoint.steps(workdir / "checkpoints"):
+    if own[-1] > run.total_steps:
+      raise ConfigError(f"config.total_steps={run.total_steps}: {workdir} has trained for {own[-1]} steps already")
     record.check_schedule(run, workdir, own[-1], accept_changes)
     return _Origin(own[-1], f"step {own[-1]}, the newest checkpoint of {workdir}", workdir)
   if cfg.resume_from:

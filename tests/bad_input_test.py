@@ -33,6 +33,7 @@ BAD = [
   (CAUSAL, ["length_buckets=128,256"], ["length_buckets", "packed"]),
   (CAUSAL, ["tokens_per_device=100"], ["tokens_per_device=100", "256"]),
   (CAUSAL, ["loss_chunk=100"], ["loss_chunk=100", "divide"]),
+  (CAUSAL, ["loss_chunk=64", "length_buckets=(96,128)", "seq_len=128"], ["loss_chunk=64", "length_buckets; not 96"]),
   (CAUSAL, ["total_steps=3 fortnights"], ["total_steps", "fortnights", "epochs"]),
   (CAUSAL, ["total_steps=0"], ["total_steps=0"]),
   (CAUSAL, ["dtype=float8"], ["dtype", "bfloat16"]),

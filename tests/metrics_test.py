@@ -22,6 +22,11 @@ def test_macro_f1_counts_classes_that_are_present_or_predicted():
     ("eval/a/accuracy", 2, 1),
     ("macro_f1", 2, 1),
     ("eval/a/mse", 1, 2),
+    ("eval/a/pair_loss", 1, 2),
+    ("eval/harness/wikitext_word_perplexity", 1, 2),
+    ("eval/harness/wikitext_bits_per_byte", 1, 2),
+    ("eval/a/balance", 1, 2),
+    ("eval/a/f1_z", 2, 1),
     ("eval/a/pearson", 2, 1),
   ],
 )

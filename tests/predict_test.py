@@ -153,6 +153,13 @@ def test_text_columns_are_those_of_the_runs_data_unless_named(model, tmp_path):
   assert scores("b.jsonl") == pytest.approx(model.predict(["one"])[0]["scores"], abs=1e-6)
 
 
+def test_a_model_whose_data_nobody_knows_reads_the_column_text(model, tmp_path):
+  import dataclasses
+
+  predict.predict_file(dataclasses.replace(model, data={}), write_csv(tmp_path / "in.csv"), tmp_path / "out.jsonl")
+  assert [line["text"] for line in lines(tmp_path / "out.jsonl")] == list(TEXTS)
+
+
 @pytest.mark.parametrize(
   ("name", "content", "words"),
   [

@@ -71,6 +71,9 @@ class Toy:
   def penalties(self, params):
     return {"size": jnp.square(params["kernel"]).sum()}
 
+  def after_average(self, params, moved):
+    return params
+
   def after_update(self, params, grads, state, step):
     return params, state
 

@@ -46,7 +46,7 @@ def write_glue(folder: Path) -> None:
       tsv(root / file, ("index", *task.text), [(i, *texts(i)) for i in range(NUM_TEST)])
   with (folder / "glue/QQP/train.tsv").open("a") as stream:
     stream.write("20\tonly one cell\n")
-  tsv(folder / "glue/MNLI/diagnostic.tsv", ("index", "sentence1", "sentence2"), [(0, "a", "b")])
+  tsv(folder / "glue/diagnostic/diagnostic.tsv", ("index", "sentence1", "sentence2"), [(0, "a", "b")])
 
 
 def write_clue(folder: Path) -> None:
@@ -92,7 +92,7 @@ def write_clue(folder: Path) -> None:
     answers = {f"#idiom{i:03}#": i % 10 for i in range(count)} | {f"#idiom9{i:02}#": 1 for i in range(count)}
     (root / "chid_public" / f"{split}_answer.json").write_text(json.dumps(answers))
   (root / "c3_public").mkdir()
-  for file, count in {"c3-d-train": 10, "c3-m-train": 10, "c3-d-dev": 4, "c3-m-dev": 4, "test1.1": NUM_TEST}.items():
+  for file, count in {"d-train": 10, "m-train": 10, "d-dev": 4, "m-dev": 4, "test1.1": NUM_TEST}.items():
     known = lambda i, file=file: {"answer": ZH[i % 2]} if "test" not in file else {"id": i}
     rows = [
       [[f"{ZH[2]}{i}"], [{"question": "怎么样", "choice": list(ZH[: 2 + i % 3]), **known(i)}], f"{i}"] for i in range(count)
@@ -142,9 +142,7 @@ def test_a_run_is_scored_and_answers_the_test_files(name, data, tmp_path, monkey
   kind, _, task = name.partition("/")
   train.train(make(name, data, tmp_path / "cache", monkeypatch), tmp_path / "runs" / task)
   module = {"glue": glue_submit, "clue": clue_submit}[kind]
-  metrics = {"glue": {n: t.metrics for n, t in glue.TASKS.items()}, "clue": {n: (t.metric,) for n, t in clue.TASKS.items()}}[
-    kind
-  ]
+  metrics = {"glue": {n: t.metrics for n, t in glue.TASKS.items()}, "clue": clue_submit.METRICS}[kind]
   flags = [f"--runs={tmp_path / 'runs'}", f"--data_dir={data}", f"--output={tmp_path / 'out'}"]
   monkeypatch.setattr("sys.argv", ["submit", *flags])
   assert suite.main("", kind.upper(), metrics, module.write) == 0
@@ -177,7 +175,7 @@ def test_a_run_is_scored_and_answers_the_test_files(name, data, tmp_path, monkey
 def test_scores_are_the_mean_of_the_means_of_metrics(tmp_path):
   for name, values in {"a": {"x": 0.5, "y": 0.7}, "b": {"x": 0.9}}.items():
     (tmp_path / name).mkdir()
-    (tmp_path / name / "summary.json").write_text(json.dumps({"metrics": values}))
+    (tmp_path / name / "summary.json").write_text(json.dumps({"status": "finished", "metrics": values}))
   found = suite.scores(tmp_path, {"a": ("x", "y"), "b": ("x",), "c": ("x",)})
   assert suite.average(found) == pytest.approx(75)
   with pytest.raises(ConfigError, match="holds no finished run of c"):

@@ -198,3 +198,10 @@ def test_data_seed_and_init_seed_stand_for_the_seed_where_they_are_set():
   params = lambda **seeds: tree.sha256(make_run(**seeds).init_state().params)
   assert tokens(seed=1, data_seed=7) == tokens(seed=2, data_seed=7) == tokens(seed=7) != tokens(seed=1)
   assert params(seed=1, init_seed=7) == params(seed=2, init_seed=7) == params(seed=7) != params(seed=1)
+
+
+def test_a_run_that_has_gone_further_than_it_should_is_one_line(tmp_path):
+  asked = iter([False, False, False, True])
+  assert train.train(make_run("classify", total_steps=6), tmp_path, lambda: next(asked))["status"] == "interrupted"
+  with pytest.raises(ConfigError, match="config.total_steps=2: .* has trained for 3 steps already"):
+    train.train(make_run("classify", total_steps=2), tmp_path, accept_changes=True)

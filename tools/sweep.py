@@ -1,4 +1,7 @@
-"""python -m tools.sweep experiments/<slug>/sweep.py --workdir=DIR: runs a grid of configs and seeds, then compares them."""
+"""python -m tools.sweep experiments/<slug>/sweep.py --workdir=DIR: runs a grid of configs and seeds, then compares them.
+
+--config.SETTING=VALUE, such as --config.data_dir=DATA, is for every trial.
+"""
 
 import argparse
 import sys
@@ -6,18 +9,23 @@ from pathlib import Path
 
 from lm import device
 from lm import sweep as sweeps
+from lm.command import split_overrides
+from lm.config import ConfigError
 from lm.main import set_up_process, stop_on_signals
 
 
 def main() -> int:
   """Exit code: 0 all finished, 1 a trial failed or was interrupted, 2 bad input."""
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("sweep", help="a file with get_sweep()")
   parser.add_argument("--workdir", required=True, type=Path, help="where the trials' workdirs and the table go")
-  args = parser.parse_args()
+  args, rest = parser.parse_known_args()
   try:
+    overrides, unknown = split_overrides(rest)
+    if unknown:
+      raise ConfigError(f"{unknown[0]}: unknown; see --help")
     sweep = sweeps.load_sweep(args.sweep)
-    trials = sweeps.make_trials(sweep, args.workdir)
+    trials = sweeps.make_trials(sweep, args.workdir, dict(overrides))
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

@@ -80,12 +80,16 @@ def _of(convert: Callable[[Row], Iterator[Row]], folder: Path, split: str) -> It
 def _of_chid(folder: Path, split: str) -> Iterator[Row]:
   told = folder / f"{split}_answer.json"
   answers = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
-  for row in _lines(_file(folder, f"{split}.json", f"{split}1.1.json")):
+  for row in _lines(_file(folder, f"{split}1.1.json", f"{split}.json")):
     yield from chid(row, answers)
 
 
 def _of_c3(folder: Path, split: str) -> Iterator[Row]:
-  names = [[f"c3-{kind}-{split}.json"] for kind in "dm"] if split != "test" else [["test1.1.json", "test1.0.json"]]
+  names = (
+    [[f"{kind}-{split}.json", f"c3-{kind}-{split}.json"] for kind in "dm"]
+    if split != "test"
+    else [["test1.1.json", "test1.0.json"]]
+  )
   for alternatives in names:
     for row in json.loads(_file(folder, *alternatives).read_text(encoding="utf-8")):
       yield from c3(row)

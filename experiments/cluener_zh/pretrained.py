@@ -17,7 +17,7 @@ def get_config(arg: str = "runs/tnews_mlm") -> ConfigDict:
     path="cluener/train.json",
     validation="cluener/dev.json",
     test="cluener/dev.json",  # the test set has no labels; nothing is chosen by it
-    on_bad_row="skip",  # in a few sentences one entity stands in another, which tags of words cannot say
+    on_bad_row="skip",  # in one training sentence an entity stands in another, which tags of words cannot say
   )
   return minilm.recipe(
     init_from=arg or "runs/tnews_mlm",

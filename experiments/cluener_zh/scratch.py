@@ -14,7 +14,4 @@ def get_config(arg: str = "") -> ConfigDict:
   """No argument."""
   if arg:
     raise ValueError(f"experiments/cluener_zh/scratch.py:{arg}: takes no argument")
-  config = pretrained.get_config()
-  del config.init_from
-  config.model = tnews_mlm.get_config().model
-  return config
+  return tnews_mlm.from_scratch(pretrained.get_config())

@@ -2,8 +2,8 @@
 
 python -m experiments.glue.submit --runs=runs/glue --data_dir=DATA --output=submission
 
-runs/glue/<task> is the workdir of `experiments/glue/task.py:<task>`. The best checkpoint answers; the run of MNLI answers the
-diagnostic set (AX.tsv) too where DATA/glue/MNLI/diagnostic.tsv is there. The average is that of the tasks that have a run.
+runs/glue/<task> is the workdir of `experiments/glue/task.py:<task>`. The last checkpoint is scored and answers; that of MNLI
+answers the diagnostic set (AX.tsv) too, of DATA/glue/diagnostic or DATA/glue/MNLI. The average is over tasks that have a run.
 """
 
 import sys
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments import suite
-from experiments.glue.task import READING, TASKS, Benchmark
+from experiments.glue.task import READING, TASKS
 from lm.predictor import Predictor
 
-AX = "diagnostic.tsv"
+AX = "diagnostic/diagnostic.tsv", "MNLI/diagnostic.tsv"
+WORDS = ("mnli", "qnli", "rte")  # whose answers are the names of classes; those of others are their numbers
 
 
 def write(name: str, model: Predictor, data: Path, output: Path) -> Iterator[Path]:
@@ -23,18 +24,24 @@ def write(name: str, model: Predictor, data: Path, output: Path) -> Iterator[Pat
   task = TASKS[name]
   folder = data / "glue" / task.folder
   files = [(task.folder + suffix, folder / file) for suffix, file in task.tests]
-  files += [("AX", folder / AX)] if name == "mnli" and (folder / AX).is_file() else []
+  if name == "mnli":
+    found = [path for path in (data / "glue" / file for file in AX) if path.is_file()]
+    files += [("AX", path) for path in found[:1]]
+    if not found:
+      print(f"no AX.tsv: {data / 'glue'} has no {' or '.join(AX)}", file=sys.stderr)
   for called, path in files:
     rows = suite.read_rows(path, task.text, **READING)
     found = model.predict(suite.examples(rows, task.text, "text", "text_pair"))
-    lines = [f"{i}\t{_answer(task, prediction)}\n" for i, prediction in enumerate(found)]
+    lines = [f"{i}\t{_answer(name, prediction)}\n" for i, prediction in enumerate(found)]
     target = output / f"{called}.tsv"
     target.write_text("index\tprediction\n" + "".join(lines), encoding="utf-8")
     yield target
 
 
-def _answer(task: Benchmark, prediction: Mapping[str, Any]) -> str:
-  return f"{min(max(prediction['value'], 0.0), 5.0):.3f}" if task.number else prediction["label"]
+def _answer(name: str, prediction: Mapping[str, Any]) -> str:
+  if TASKS[name].number:
+    return f"{min(max(prediction['value'], 0.0), 5.0):.3f}"
+  return prediction["label"] if name in WORDS else f"{list(prediction['scores']).index(prediction['label'])}"
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 python -m lm.main --config=experiments/glue/task.py:rte --config.data_dir=DATA --workdir=runs/glue/rte
 
 DATA has glue/, the folders of the suite as its site gives them (CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI).
-`task.py:rte-tfds` reads `tfds:glue/rte` instead, below DATA or where TFDS keeps it. Test sets have no labels, so that the test
-split of a run is the development set once more; MNLI's is the mismatched one. `experiments/glue/submit.py` makes the files.
+`task.py:rte-tfds` reads `tfds:glue/rte` instead, where TFDS keeps it or in `--config.data.data_dir`. Test sets have no labels:
+the test split of a run is the development set once more; MNLI has the mismatched one. `experiments/glue/submit.py` makes files.
 """
 
 import dataclasses

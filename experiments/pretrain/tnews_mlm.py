@@ -18,3 +18,10 @@ def get_config(arg: str = "") -> ConfigDict:
   del config.data
   config.data = dict(name="table", path="tnews/train.json", text=("sentence",))
   return config
+
+
+def from_scratch(config: ConfigDict) -> ConfigDict:
+  """A fine-tuning of what was pretrained here, with the same network of random weights: what pretraining is worth."""
+  del config.init_from
+  config.model = get_config().model
+  return config

@@ -1,6 +1,6 @@
 """Both methods over three seeds.
 
-python -m tools.sweep experiments/squad/sweep.py --workdir=runs/squad
+python -m tools.sweep experiments/squad/sweep.py --config.data_dir=DATA --workdir=runs/squad
 """
 
 CONFIG = "experiments/squad/squad.py"

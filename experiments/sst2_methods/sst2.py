@@ -18,7 +18,7 @@ METHODS = {
   "adapter": (1e-3, dict(name="adapter", bottleneck_dim=16)),
   "lora": (1e-3, dict(name="lora", rank=8, alpha=16.0)),
   "dora": (1e-3, dict(name="dora", rank=8, alpha=16.0)),
-  "adalora": (1e-3, dict(name="adalora", initial_rank=12, target_rank=8, alpha=24.0)),
+  "adalora": (6e-3, dict(name="adalora", initial_rank=12, target_rank=8, alpha=24.0)),
   "ia3": (3e-3, dict(name="ia3")),
   "prefix": (3e-3, dict(name="prefix", num_prefix=20)),
   "prompt": (3e-3, dict(name="prompt", num_virtual_tokens=20)),

@@ -1,6 +1,6 @@
 """Both schemes over three seeds.
 
-python -m tools.sweep experiments/wnut17_ner/sweep.py --workdir=runs/wnut17
+python -m tools.sweep experiments/wnut17_ner/sweep.py --config.data_dir=DATA --workdir=runs/wnut17
 """
 
 CONFIG = "experiments/wnut17_ner/wnut17.py"

@@ -39,7 +39,7 @@ class Noise:
     """uint64 [R, T], or [n] at the n flat positions `where`; `draw` numbers independent draws for one position."""
     sequence, offset = self.sequence_RT, self.offset_RT
     with np.errstate(over="ignore"):
-      key = splitmix(np.asarray([self.seed * 64 + draw], np.uint64) + _GOLDEN)
+      key = splitmix(np.asarray([(self.seed * 64 + draw) % 2**64], np.uint64) + _GOLDEN)
       per_row = splitmix(key + self.epoch_R.astype(np.uint64) * _GOLDEN)[:, None]
       if where is not None:
         per_row = per_row[where // sequence.shape[1], 0]

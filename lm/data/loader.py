@@ -208,7 +208,7 @@ class Loader:
     for stream, rows in zip(self._streams, self._rows, strict=True):
       plan, num_tokens = rows.plan, int(rows.plan.row_lengths.sum())
       space = self._buckets.num_tokens if self._buckets else plan.num_rows * self._seq_len
-      counts = [stream.store.num_sequences, plan.num_split, plan.num_truncated, num_tokens, plan.num_rows]
+      counts = [np.count_nonzero(stream.store.lengths), plan.num_split, plan.num_truncated, num_tokens, plan.num_rows]
       shares = [f"{len(plan.sequence) / plan.num_rows:.1f}", f"{num_tokens / space:.1%}"]
       lines.append([stream.name, *(f"{count:,}" for count in counts), *shares, *([f"{rows.filled():.1%}"] if adds else [])])
     return aligned(lines)

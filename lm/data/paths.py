@@ -9,6 +9,7 @@ import hashlib
 import io
 import lzma
 import os
+import zlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,11 +70,18 @@ def kind(path: str) -> str:
 
 @contextlib.contextmanager
 def opened(path: str) -> Generator[BinaryIO, None, None]:
-  """The bytes of a file, decompressed if its name ends in one of CODECS."""
+  """The bytes of a file, decompressed if its name ends in one of CODECS.
+
+  Raises:
+    OSError: it is not there, or what is compressed is damaged.
+  """
   with contextlib.ExitStack() as stack:
     file = stack.enter_context(_raw(path))
     decompress = CODECS.get(Path(path.lower()).suffix)
-    yield stack.enter_context(decompress(file)) if decompress else file
+    try:
+      yield stack.enter_context(decompress(file)) if decompress else file
+    except (zlib.error, lzma.LZMAError) as error:  # of which neither is an OSError, as those of other damage are
+      raise OSError(f"{error}") from error
 
 
 @contextlib.contextmanager
@@ -83,13 +91,23 @@ def opened_text(path: str, encoding: str, newline: str | None = None) -> Generat
     yield text
 
 
-def content_hash(path: str) -> str:
-  """sha256 of a file's bytes as they are stored; of a remote file, of what its store says about it (checksum, time)."""
+def stamp(path: str) -> str:
+  """What is another one once a file has changed: its time and size, or what its store says about it; "" where none is."""
   if is_remote(path):
     import fsspec
 
     system, name = fsspec.core.url_to_fs(path)
-    return hashlib.sha256(repr(system.checksum(name)).encode()).hexdigest()
+    return repr(system.checksum(name))
+  if not os.path.exists(path):
+    return ""
+  stat = os.stat(path)
+  return f"{stat.st_mtime_ns} {stat.st_size}"
+
+
+def content_hash(path: str) -> str:
+  """sha256 of a file's bytes as they are stored; of a remote file, of what its store says about it (checksum, time)."""
+  if is_remote(path):
+    return hashlib.sha256(stamp(path).encode()).hexdigest()
   stat = os.stat(path)
   return _local_hash(os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
 

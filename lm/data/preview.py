@@ -31,7 +31,7 @@ def _cut(rows: Rows, store: Store) -> str:
   if WINDOW in store.columns:
     sizes = np.bincount(store.owner_N)
     return f"{np.sum(sizes > 1):,} of {len(sizes):,} stand in several windows of {rows.seq_len}"
-  return f"{rows.plan.num_truncated / store.num_sequences:.1%} cut to {rows.seq_len}"
+  return f"{rows.plan.num_truncated / np.count_nonzero(store.lengths):.1%} cut to {rows.seq_len}"
 
 
 def _emptied(rows: Rows) -> list[str]:

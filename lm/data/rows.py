@@ -246,7 +246,7 @@ def _parquet_rows(file: RowFile, wanted: Wanted) -> Iterator[Row]:
   from pyarrow import parquet
 
   try:
-    with parquet.ParquetFile(file.path) as table:
+    with paths.opened(file.path) as stream, parquet.ParquetFile(stream) as table:
       file.check_columns(table.schema_arrow.names, wanted)
       yield from enumerate((row for batch in table.iter_batches() for row in batch.to_pylist()), 1)
   except pyarrow.ArrowException as error:

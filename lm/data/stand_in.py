@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lm import plug
-from lm.config import Plug
+from lm.config import Stream
 from lm.data.answers import KINDS
 from lm.data.store import Store
 from lm.data.tokenizer import Bytes
@@ -50,12 +50,13 @@ class StandInSource:
     return {"label": self.labels[index]}  # one of each: what counts labels finds them all
 
   @classmethod
-  def of(cls, data: Plug) -> "StandInSource":
-    """pairs as the source always gives them, or, with what does not answer, as the option `text` of the data says."""
-    text = dict(data.options).get("text", ())
+  def of(cls, stream: Stream) -> "StandInSource":
+    """Labels as the task lists them; pairs as the source always gives them, or else as its option `text` says."""
+    text = dict(stream.data.options).get("text", ())
     count = len(text) if isinstance(text, tuple) else str(text).count(",") + 1
-    always = getattr(plug.find("data", data.name), "pairs", False) is True
-    return cls(always or count > 1, max(count - 2, 0))
+    always = getattr(plug.find("data", stream.data.name), "pairs", False) is True
+    labels: Any = dict(stream.task.options).get("labels") or LABELS
+    return cls(always or count > 1, max(count - 2, 0), labels)
 
 
 def store(task: Any, seq_len: int) -> Store:

@@ -96,6 +96,7 @@ def find(source: Source, tok: Tokenizer, task: Any, cache_dir: str | Path) -> Pl
   settings = {name: repr(getattr(task, name)) for name in task.prepare_fields}
   read = sorted({field.column or name for name, field in task.fields.items()})
   identity = [FORMAT, type(task).__name__, settings, read, source.fingerprint(), tok.fingerprint()]
+  identity += [tok.chat_template] if "template" in task.prepare_fields else []
   return place.locate(cache_dir, hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24])
 
 

@@ -81,7 +81,8 @@ class Classification(SplitEvaluator):
     means, arrays = self.predictions(params, "label", "scores")
     found = Predictions(*arrays)
     num_classes = found.scores_NC.shape[1]
-    majority = np.full_like(found.label_N, np.bincount(self.run.load(self.stream, "train").store.values("label")).argmax())
+    trained_N = np.asarray(self.run.load(self.stream, "train").store.values("label"))
+    majority = np.full_like(found.label_N, np.bincount(trained_N[trained_N >= 0], minlength=1).argmax())
     values = means | {
       "macro_f1": metrics.macro_f1(found.label_N, found.prediction_N, num_classes),
       "matthews": metrics.matthews(found.label_N, found.prediction_N, num_classes),

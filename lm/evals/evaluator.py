@@ -44,6 +44,11 @@ class Evaluator:
     """Whether it runs all `eval_every` steps; the test split is looked at before the first step and after the last."""
     return self.split != "test"
 
+  @property
+  def measures(self) -> bool:
+    """Whether there is anything to measure."""
+    return True
+
   def shapes(self) -> list[tuple[str, Batch]]:
     """(task key, batch) of every shape it will ask to evaluate, so that all is compiled before the first step."""
     return []
@@ -66,6 +71,10 @@ class SplitEvaluator(Evaluator):
     self.data = self.run.load(self.stream, self.split)
     config = self.run.config
     self.loader = EvalLoader(self.data, batch_size=config.batch_size, seq_len=config.seq_len, buckets=config.length_buckets)
+
+  @property
+  def measures(self):
+    return any(batch[self.data.key]["weights"].any() for batch, _ in self.loader)
 
   def shapes(self):
     return [(self.data.key, batch) for batch in self.loader.shapes()]

@@ -70,6 +70,7 @@ class SpanQa(SplitEvaluator):
   """
 
   headline = "f1"
+  measures = True  # also what nobody has answered is answered
 
   def __post_init__(self):
     super().__post_init__()
@@ -90,9 +91,12 @@ class SpanQa(SplitEvaluator):
       answers.append(_Answer(number, name, found["answer"], found["score"], *score(found["answer"], given)))
       best.append((score(next((span["text"] for span in found["n_best"]), ""), given)[1], score("", given)[1]))
       sentences.append(score(nearest_sentence(example["text"], example["text_pair"]), given))
+    self._latest = means, answers, said, 0.0
+    if not answers:
+      return
     mean = lambda numbers: float(np.mean(numbers)) if len(numbers) else 0.0
     values = means | {"exact": mean([a.exact for a in answers]), "f1": mean([a.f1 for a in answers])}
-    baselines = dict(zip(("sentence_exact", "sentence_f1"), map(mean, zip(*sentences, strict=True)), strict=True))
+    baselines = {f"sentence_{name}": mean([pair[i] for pair in sentences]) for i, name in enumerate(("exact", "f1"))}
     threshold = 0.0
     if NONE in task.answers:
       has = [bool(source[a.number]["answers"]) for a in answers]
@@ -108,6 +112,11 @@ class SpanQa(SplitEvaluator):
   def report(self, workdir, folder):
     assert self._latest is not None, "a run reports after its last evaluation"
     values, answers, said, threshold = self._latest
+    file = folder / f"predictions_{self.name}.json"
+    files.write_json(file, said)
+    written = f"{len(said):,} answers by id: {file}"
+    if not answers:
+      return f"{self.name}: has no answers to judge by\n{written}"
     curves, parts = read_metrics(workdir), []
     for name, words in (("exact", "exact match"), ("f1", "F1")):
       nearest = values[f"baseline/{self.split}_sentence_{name}"]
@@ -119,9 +128,7 @@ class SpanQa(SplitEvaluator):
         f" (always none: {values[f'baseline/{self.split}_no_answer_f1']:.3f} of all);"
         f" task.null_threshold={threshold:.3f} would be best here, {values['best_f1']:.3f}"
       )
-    file = folder / f"predictions_{self.name}.json"
-    files.write_json(file, said)
-    lines.append(f"{len(said):,} answers by id: {file}")
+    lines.append(written)
     if rows := self._errors(answers):
       write_errors(folder / ERRORS_FILE, self.name, rows)
       wrong = sum(answer.exact < 1 for answer in answers)

@@ -96,7 +96,7 @@ class Tagging(SplitEvaluator):
     values = {"loss": means["loss"], "accuracy": share(tag == said for tag, said in pairs)}
     scores = self._scores(sentences)
     values |= {name: getattr(scores[""], name) for name in ("precision", "recall", "f1")}
-    values |= {f"f1_{kind}": found.f1 for kind, found in scores.items() if kind}
+    values |= {f"f1_{kind.replace('/', '_')}": found.f1 for kind, found in scores.items() if kind}
     values |= {f"baseline/{self.split}_{name}": value for name, value in self._baseline([tag for tag, _ in pairs]).items()}
     self._latest = values, sentences
     yield from values.items()

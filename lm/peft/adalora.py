@@ -105,11 +105,17 @@ class Adalora(LowRank):
     state = state | jax.tree.map(lambda new, old: jnp.where(taken < self.prune_until, new, old), measured, _moments(state))
     chooses = (taken > self.prune_from) & (taken < self.prune_until) & (taken % self.prune_every == 0)
     chooses |= taken == self.prune_until
+    chooses |= (taken > self.prune_until) & self._keeps_too_many(state["kept"])  # a step of fp16 that was skipped
     kept = jax.lax.cond(chooses, lambda: self._choose(state, self.budget_share(taken)), lambda: state["kept"])
     flat, masks = tree.flatten(params), tree.flatten(kept)
     applies = chooses | (taken > self.prune_until)
     flat |= {name: jnp.where(mask | ~applies, flat[name], 0) for name, mask in masks.items()}
     return tree.unflatten(flat), state | {"kept": kept}
+
+  def after_average(self, params, moved):
+    flat, now = tree.flatten(params), tree.flatten(moved)
+    flat |= {name: jnp.where(now[name] == 0, 0, flat[name]) for name in flat if name.endswith(f"/lora/{self.adapter}/lambda")}
+    return tree.unflatten(flat)
 
   def budget_share(self, taken: jax.Array) -> jax.Array:
     """Average rank that is left after so many steps: from `initial_rank` down to `target_rank` as a cubic."""
@@ -139,10 +145,18 @@ class Adalora(LowRank):
     scores = [_importance(leaves) for leaves in modules.values()]
     everything = jnp.concatenate([x.ravel() for x in scores])
     place = jnp.argsort(jnp.argsort(-everything, stable=True), stable=True)
-    kept = place < jnp.floor(share * (everything.size // self.initial_rank))
+    kept = place < self._budget(share, everything.size)
     parts = jnp.split(kept, np.cumsum([x.size for x in scores])[:-1])
     names = (f"{module}/lora/{self.adapter}/lambda" for module in modules)
     return tree.unflatten({name: part.reshape(x.shape) for name, part, x in zip(names, parts, scores, strict=True)})
+
+  def _budget(self, share: Any, num_values: int) -> jax.Array:
+    """How many of all values an average rank leaves."""
+    return jnp.floor(share * (num_values // self.initial_rank))
+
+  def _keeps_too_many(self, kept: dict[str, Any]) -> jax.Array:
+    masks = jax.tree.leaves(kept)
+    return sum(jnp.sum(mask) for mask in masks) > self._budget(self.target_rank, sum(mask.size for mask in masks))
 
 
 def _moments(state: dict[str, Any]) -> dict[str, Any]:

@@ -78,6 +78,11 @@ class Peft:
     del grads, step
     return params, state
 
+  def after_average(self, params: dict, moved: dict) -> dict:
+    """Changes the mean of the parameters that moved, where an optimizer has one: what is evaluated and saved."""
+    del moved
+    return params
+
   def report(self, params: dict) -> dict[str, Any]:
     """What a run's summary.json and its last lines say of the parameters that trained, by name; JSON values."""
     del params

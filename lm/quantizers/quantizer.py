@@ -59,7 +59,7 @@ class Quantizer:
   def find(self, boxes: Boxes) -> list[str]:
     """Names of the kernels to quantise."""
     kernels = [name for name in boxes if name.endswith("/kernel")]
-    found = tree.first_match([(f"backbone/{self.targets}/kernel", True), (".*", False)], kernels, "quantizer.targets")
+    found = tree.first_match([(f"backbone/(?:{self.targets})/kernel", True), (".*", False)], kernels, "quantizer.targets")
     names = [name for name, chosen in found.items() if chosen]
     for name in names:
       inputs = boxes[name].value.shape[_inputs(boxes[name])[-1]]

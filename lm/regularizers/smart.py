@@ -26,7 +26,8 @@ class Smart(Regularizer):
         raise ValueError(f"regularizer.{name}={getattr(self, name)}: must be above 0")
 
   def sums(self, passes, rng):
-    plain, read = passes.run(rng)
+    # A push of zeros, so that all passes have a residual stream of fp32: rounding to bfloat16 is more than a push.
+    plain, read = passes.run(rng, perturb=jnp.zeros(passes.shape))
     apart = {"against": read, "mix": (0.0, 1.0)}
     push_BTD = self.noise_stddev * passes.normal(rng)
     for _ in range(self.num_pushes):

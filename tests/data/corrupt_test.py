@@ -108,3 +108,8 @@ def test_choice_does_not_depend_on_the_number_of_the_row():
     noise = Close(0, np.zeros(R, int), np.zeros((R, T), int), np.broadcast_to(np.arange(T), (R, T)))
     chosen = corrupt.choose(np.ones((R, T), bool), np.ones((R, T), int), 0.25, noise)
     assert chosen[-1].nonzero()[0].tolist() == list(range(T - 16, T))
+
+
+def test_any_seed_gives_noise():
+  noise = [corrupt.Noise(seed, np.zeros(2, np.int64), *np.zeros((2, 2, 3), np.int64)) for seed in (0, 2**58, 2**63 - 1)]
+  assert len({tuple(each.bits(1).ravel().tolist()) for each in noise[1:]}) == 2

@@ -1,5 +1,7 @@
 """Every row with all its columns and its line, read a row at a time; a bad one is a value, a bad file one line."""
 
+import gzip
+
 import pytest
 
 from lm.config import ConfigError
@@ -73,6 +75,8 @@ def test_a_bad_row_is_said(name, content, row, tmp_path):
     ("a.parquet", "no", "not a whole parquet file"),
     ("a.json", '[{"a": 1},\n{"a"]', "a list that is bad JSON .Expecting ':' delimiter, line 2"),
     ("a.xml", "<a/>", "accepted are files that end in"),
+    ("a.csv.xz", "no archive", "cannot be read: Input format not supported"),
+    ("a.csv.gz", gzip.compress(b"")[:10] + b"\xff" * 20, "cannot be read: Error -3 while decompressing"),
   ],
 )
 def test_what_cannot_be_read_is_one_line(name, content, words, tmp_path):

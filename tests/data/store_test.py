@@ -291,3 +291,15 @@ def test_identity_is_the_tokenizer_and_the_kind_of_task_too(tmp_path):
   first = build(tmp_path)
   assert store.build(SOURCE, Capitals(), Spell(), tmp_path) != first
   assert build(tmp_path, task=Spelled()) != first
+
+
+def test_identity_is_the_chat_template_where_a_task_writes_in_it(tmp_path):
+  class Asking(Letters):
+    chat_template = "{{ messages }}"
+
+  class Written(Spell):
+    prepare_fields = ("offset", "template")
+    template = ""
+
+  assert store.find(SOURCE, Asking(), Spell(), tmp_path) == store.find(SOURCE, Letters(), Spell(), tmp_path)
+  assert store.find(SOURCE, Asking(), Written(), tmp_path) != store.find(SOURCE, Letters(), Written(), tmp_path)

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from lm import evaluate, main, train
+from lm.config import ConfigError
+from lm.data.sources.memory import Memory
 from lm.evals.classification import confusions, matrix, write_errors
 from tests.conftest import CACHE, make_run
 
+EVALUATORS = {"classify": "classification", "choose": "choice"}
 WORDS = {"1": "bad broken awful", "3": "plain usual fair", "5": "good lovely great"}
 
 
@@ -138,3 +141,31 @@ def test_the_baseline_answers_the_commonest_label_of_training(tmp_path):
   found = evaluate.evaluate(evaluators, state.params)
   assert found["baseline/validation_majority_accuracy"] == 1 / 8
   assert found["baseline/validation_majority_macro_f1"] == pytest.approx(2 / 9 / 2)
+
+
+def without_labels(monkeypatch, wanted):
+  """Memory without the label of the examples of which wanted(split, number) says so."""
+  given = Memory.__getitem__
+  kept = lambda self, i: {n: x for n, x in given(self, i).items() if n != "label" or not wanted(self.split, i)}
+  monkeypatch.setattr(Memory, "__getitem__", kept)
+  monkeypatch.setattr(
+    Memory, "fingerprint", lambda self: f"without {wanted(self.split, 0)} {wanted(self.split, 1)} {self.rows}"
+  )
+
+
+@pytest.mark.parametrize("kind", ["classify", "choose"])
+def test_a_split_without_a_label_is_not_measured_and_that_is_said(kind, monkeypatch, tmp_path, capsys):
+  without_labels(monkeypatch, lambda split, i: split == "test")
+  run = make_run(kind, total_steps=1)
+  metrics = train.train(run, tmp_path)["metrics"]
+  assert "eval/validation/accuracy" in metrics and not [name for name in metrics if "test" in name]
+  assert f"no row of the test split of stream {kind!r} has something to judge by" in capsys.readouterr().err
+  named = make_run(kind, evaluators={"mine": {"name": EVALUATORS[kind], "split": "test"}})
+  with pytest.raises(ConfigError, match="config.evaluators.mine: no row of the test split"):
+    evaluate.make_evaluators(named)
+
+
+def test_training_rows_without_a_label_are_not_the_commonest_class(monkeypatch, tmp_path):
+  without_labels(monkeypatch, lambda split, i: split == "train" and i % 2 == 0)
+  metrics = train.train(make_run("classify", total_steps=1), tmp_path)["metrics"]
+  assert 0 < metrics["baseline/validation_majority_accuracy"] < 1

@@ -116,3 +116,22 @@ def test_a_run_on_questions_that_all_have_answers_tells_of_those_alone(tmp_path)
   assert {"eval/test/exact", "eval/test/f1", "eval/test/loss", "baseline/test_sentence_exact"} <= found.keys()
   assert not [name for name in found if "answered" in name or "best" in name]
   assert "null_threshold" not in evaluators["test"].report(tmp_path, tmp_path)
+
+
+def write_squad(path, articles, answered):
+  """Two questions on each of some articles, with or without answers."""
+  asked = lambda i, k: (
+    {"id": f"q{i}-{k}", "question": f"what {k}?"} | ({"answers": [{"text": "blue", "answer_start": 4}]} if answered else {})
+  )
+  parts = [{"context": f"the blue sea {i}", "qas": [asked(i, k) for k in range(2)]} for i in range(articles)]
+  path.write_text(json.dumps({"data": [{"title": f"{i}", "paragraphs": [part]} for i, part in enumerate(parts)]}))
+  return str(path)
+
+
+def test_questions_that_nobody_answered_are_answered_and_not_judged(tmp_path):
+  data = {"name": "squad", "path": write_squad(tmp_path / "a.json", 8, True)}
+  data |= {"validation": write_squad(tmp_path / "b.json", 4, True), "test": write_squad(tmp_path / "c.json", 3, False)}
+  evaluators, found = evaluate_fresh(make_run("span_qa", data=data))
+  assert "eval/validation/f1" in found and not [name for name in found if "test" in name]
+  assert evaluators["test"].report(tmp_path, tmp_path).startswith("test: has no answers to judge by")
+  assert len(json.loads((tmp_path / "predictions_test.json").read_text())) == 6

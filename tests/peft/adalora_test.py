@@ -167,3 +167,27 @@ def test_a_longer_run_goes_on_only_where_pruning_stays_the_same(tmp_path):
   assert longer["step"] == 12 and sum(map(sum, longer["peft"].values())) == 2 * 4
   with pytest.raises(ValueError, match="total_steps: 10 -> 12 changes config.peft=adalora, whose durations are shares of it"):
     train.train(make_run("classify", peft=shares, total_steps=12, **constant), tmp_path / "shares")
+
+
+def test_a_choice_that_a_skipped_step_took_back_is_made_at_the_next():
+  params, state, update = draw(0), PEFT.init_state(draw(0)), jax.jit(PEFT.after_update)
+  for step in (7, 10, 11):  # the last choice is due after step number 9, which overflowed
+    params, state = update(params, draw(step), state, jnp.int32(step))
+    count = sum(np.count_nonzero(x) for name, x in tree.flatten(params).items() if name.endswith("lambda"))
+    assert count == (16 if step == 7 else 8)
+
+
+def test_what_was_pruned_is_zero_in_an_average_too():
+  moved = tree.flatten(draw(1))
+  moved = {name: jnp.where(jnp.arange(4) < 2, x, 0) if name.endswith("lambda") else x for name, x in moved.items()}
+  found = tree.flatten(PEFT.after_average(draw(2), tree.unflatten(moved)))
+  for name, x in tree.flatten(draw(2)).items():
+    np.testing.assert_array_equal(found[name], np.where(np.arange(4) < 2, x, 0) if name.endswith("lambda") else x)
+
+
+@pytest.mark.parametrize("optimizer", [{"name": "adamw", "ema_rate": 0.9}, {"name": "schedule_free"}])
+def test_an_averaged_run_reports_the_ranks_that_are_left(optimizer, tmp_path):
+  peft = {"name": "adalora", "initial_rank": 4, "target_rank": 2, "prune_from": 0, "prune_until": 4, "prune_every": 1}
+  train.train(make_run("classify", peft=peft, optimizer=optimizer | {"learning_rate": 1e-2}, total_steps=6), tmp_path)
+  ranks = json.loads((tmp_path / "summary.json").read_text())["peft"]
+  assert np.mean(list(ranks.values())) == 2

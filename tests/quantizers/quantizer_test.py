@@ -123,13 +123,19 @@ def test_a_program_and_a_base_that_is_read_round_to_the_same_bits():
     np.testing.assert_array_equal(inside[name], leaf.value)
 
 
+def test_alternatives_of_a_pattern_are_all_taken():
+  names = ("backbone/blocks/attention/query/kernel", "backbone/blocks/ffn/up/kernel", "backbone/blocks/ffn/down/kernel")
+  boxes = {name: box_of("query") for name in names}
+  assert make("nf4", targets=".*attention/query|.*ffn/up").find(boxes) == list(names[:2])
+
+
 @pytest.mark.parametrize(("settings", "words"), [
   ({"peft": "full"}, "quantizer='nf4': peft trains or changes backbone/blocks/attention/key/kernel; accepted are methods that"),
   ({"peft": "partial"}, "quantizer='nf4': peft trains or changes backbone/blocks/"),
   ({"peft": "lora(init=pissa,rank=2)"}, "quantizer='nf4': peft trains or changes backbone/blocks/attention/query/kernel; acc"),
   ({"quantizer": "nf4"}, "quantizer.block=64: must divide the 32 inputs of backbone/blocks/attention/key/kernel"),
   ({"quantizer": "nf4(block=7)"}, "quantizer.block=7: must be even and at least 4"),
-  ({"quantizer": "nf4(block=8,targets=conv)"}, "quantizer.targets: pattern 'backbone/conv/kernel' matches none of the"),
+  ({"quantizer": "nf4(block=8,targets=conv)"}, "quantizer.targets: pattern 'backbone/(?:conv)/kernel' matches none of the"),
   ({"quantizer": {"name": "int8", "targets": "(.*"}}, "quantizer.targets: '(.*' is no regular expression: missing )"),
   ({"quantizer": "nf5"}, "quantizer 'nf5': unknown; did you mean 'nf4'? There are: int8, nf4"),
 ])  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lm
-from lm import convert, plug, train
+from lm import build, convert, plug, train
 from lm.config import ConfigError
 from lm.data import store
 from lm.data.loader import EvalLoader, StreamData
@@ -15,7 +15,7 @@ from lm.data.tokenizer import Bytes
 from lm.models.model import Model
 from lm.tasks.classify import Classify
 from lm.tasks.forward import Forward
-from tests.conftest import LABELS, SIZES, TEXTS, make_run
+from tests.conftest import LABELS, SIZES, TEXTS, make_config, make_run
 
 PAIRS = [("ab", "xyz"), ("abcdefghij", "x"), ("a", "xyzuvw"), ("abcdefg", "stuvwxyz")]
 
@@ -213,3 +213,9 @@ def test_two_label_sets_train_in_one_run_each_with_a_head_of_its_own(tmp_path):
   streams["odd"]["task"] = "classify"
   with pytest.raises(ConfigError, match="both read head 'classify' but of different shape; task.head_name gives one its own"):
     make_run("classify", streams=streams, **settings)
+
+
+def test_an_outline_of_a_run_with_balanced_classes_needs_no_data():
+  task = {"name": "classify", "labels": ("neg", "pos"), "class_weights": ("balanced",)}
+  outline = build.make_outline(make_config("classify", task=task), jax.devices()[:1])
+  assert outline.total_steps == 10 and outline.batches

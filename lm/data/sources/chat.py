@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -98,8 +97,7 @@ class Chat:
 
   @functools.cached_property
   def _loaded(self) -> tuple[dict[str, list[Row]], Skipped]:
-    local = [file.path for files in self._files.values() for file in files if os.path.exists(file.path)]
-    stamps = tuple((stat.st_mtime_ns, stat.st_size) for stat in map(os.stat, local))
+    stamps = tuple(paths.stamp(file.path) for files in self._files.values() for file in files)
     return _load(dataclasses.replace(self, split="train"), stamps)
 
 

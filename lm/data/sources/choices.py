@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
-import os
 from collections import Counter
 from typing import Any, ClassVar
 
 from lm.config import ConfigError
+from lm.data import paths
 from lm.data.rows import BAD_ROWS, READERS, Cells, RowFile, Skipped, read_texts
 from lm.data.source import check_split, list_files
 from lm.data.splits import SETTINGS, describe_cut, hash_examples, left_out, part
@@ -116,8 +116,7 @@ class Choices:
 
   @functools.cached_property
   def _loaded(self) -> tuple[dict[str, list[Row]], Skipped, int]:
-    stats = [os.stat(file.path) for file in self._files.values()]
-    return _load(dataclasses.replace(self, split="train"), tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
+    return _load(dataclasses.replace(self, split="train"), tuple(paths.stamp(file.path) for file in self._files.values()))
 
 
 @functools.lru_cache(maxsize=4)

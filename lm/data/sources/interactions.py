@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lm.config import ConfigError
+from lm.data import paths
 from lm.data.rows import BAD_ROWS, READERS, Cells, RowFile, Skipped, read_texts
 from lm.data.source import check_split, list_files
 from lm.data.splits import left_out
@@ -143,8 +143,7 @@ class Interactions:
 
   @functools.cached_property
   def _loaded(self) -> "_Loaded":
-    stats = [os.stat(file.path) for file in self._files.values()]
-    return _load(dataclasses.replace(self, split="train"), tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
+    return _load(dataclasses.replace(self, split="train"), tuple(paths.stamp(file.path) for file in self._files.values()))
 
 
 @dataclasses.dataclass(frozen=True)

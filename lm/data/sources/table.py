@@ -4,13 +4,13 @@ import dataclasses
 import functools
 import hashlib
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from lm.config import ConfigError
+from lm.data import paths
 from lm.data.rows import BAD_ROWS, DELIMITERS, READERS, Cells, RowFile, Skipped, read_texts
 from lm.data.source import SPLITS, check_split
 from lm.data.splits import HELD_OUT, SETTINGS, Example, cut, describe_cut, left_out
@@ -185,8 +185,7 @@ class Table:
 
   @functools.cached_property
   def _loaded(self) -> "_Loaded":
-    stats = [os.stat(file.path) for file in self._files.values()]
-    return _load(dataclasses.replace(self, split="train"), tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
+    return _load(dataclasses.replace(self, split="train"), tuple(paths.stamp(file.path) for file in self._files.values()))
 
 
 @dataclasses.dataclass(frozen=True)

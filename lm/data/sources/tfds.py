@@ -71,7 +71,7 @@ class Tfds:
 
   def locate(self, index: int) -> dict[str, Any]:
     """The data set and the row of an example in its split."""
-    return {"dataset": self._builder.info.full_name, "split": self._spec, "row": index + 1}
+    return {"dataset": f"{self._builder.info.full_name}:{self._spec}", "row": index + 1}
 
   def fingerprint(self) -> str:
     """Hash of the name with its version, the split, the sizes of its shards, and the features that are read."""

@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 
+import fsspec
 import pytest
 
 from lm.config import ConfigError
@@ -345,3 +346,12 @@ def test_a_list_with_something_that_is_no_label_is_a_bad_row(label, reason, tmp_
     len(Table(path=str(tmp_path / "x.jsonl"), label="label", label_type="list"))
   with pytest.raises(ConfigError, match="data.label_separator=';': no effect without data.label_type=list"):
     Table(path=str(tmp_path / "x.jsonl"), label="label", label_separator=";")
+
+
+def test_a_remote_table_is_read_through_fsspec_and_again_once_it_changed():
+  files, rows = fsspec.filesystem("memory"), "text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(30))
+  files.pipe({"/tables/a.csv": rows.encode()})
+  first = Table(path="memory://tables/a.csv", label="label")
+  assert first.labels == ("0", "1") and len(first) > 15
+  files.pipe({"/tables/a.csv": rows.replace(",1", ",2").encode()})
+  assert Table(path="memory://tables/a.csv", label="label").labels == ("0", "2")

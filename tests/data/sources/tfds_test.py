@@ -74,7 +74,7 @@ def test_splits_have_their_texts_and_the_names_of_their_labels(data_dir):
   assert not source.pairs
   counts = "train 25, validation 5, test 4 examples; text 'sentence', label 'label' of 2"
   assert source.describe() == f"tfds lm_reviews/1.0.0: {counts}"
-  assert source.locate(0) == {"dataset": "lm_reviews/1.0.0", "split": "train", "row": 1}
+  assert source.locate(0) == {"dataset": "lm_reviews/1.0.0:train", "row": 1}
 
 
 def test_rows_in_any_order_are_the_same(data_dir):
