@@ -74,8 +74,8 @@ def main(doc: str, title: str, metrics: Mapping[str, Sequence[str]], write: Writ
   parser.add_argument("--data_dir", type=Path, help="as the runs had it; writes the files for the server")
   parser.add_argument("--output", type=Path, default=Path("submission"), help="folder for them")
   args = parser.parse_args()
-  set_up_process()
   try:
+    set_up_process()
     found = scores(args.runs, metrics)
     table(title, found, metrics).print()
     for task in found if args.data_dir else ():

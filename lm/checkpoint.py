@@ -17,6 +17,7 @@ from lm.state import TrainState
 
 FORMAT = 1  # of the saved tree; raised when a name or a meaning changes
 BEST = "best.json"
+COMMITTED = "commit_success.txt"  # Orbax's last file of a checkpoint in an object store
 
 
 class Checkpoints:
@@ -119,8 +120,12 @@ def choose(directory: Path, which: str | int = "last") -> int:
 
 
 def steps(directory: Path) -> list[int]:
-  """The steps of the checkpoints in a folder, rising."""
-  return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+  """The steps of the checkpoints in a folder, rising.
+
+  In an object store Orbax writes in place and says at last that a checkpoint is whole; elsewhere it renames what is.
+  """
+  whole = lambda path: not files.is_remote(path) or (path / COMMITTED).exists()
+  return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit() and whole(path))
 
 
 def read_best(directory: Path) -> dict[str, Any] | None:

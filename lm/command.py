@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -153,16 +154,18 @@ def _can_be_made_longer(cfg: Config) -> bool:
 
 def next_commands(workdir: Path, heads: set[str], exports: bool) -> list[str]:
   """What to type after a run: evaluate, use, look. heads: those that its tasks read. exports: whether transformers can."""
-  lines = [f"python -m lm.main --mode=evaluate --workdir={workdir} --checkpoint=best"]
+  where = shlex.quote(str(workdir))
+  exported = shlex.quote(f"{workdir.name if files.is_remote(workdir) else workdir}-hf")
+  lines = [f"python -m lm.main --mode=evaluate --workdir={where} --checkpoint=best"]
   if "lm" in heads:
-    lines.append(f'python -m tools.generate --workdir={workdir} --prompt="..."')
+    lines.append(f'python -m tools.generate --workdir={where} --prompt="..."')
   if heads & {"classify", "tag", "span"}:
     texts = " --text=question,context" if "span" in heads else ""
     input = f"--input=rows.csv --output=predictions.jsonl{texts}"
-    lines.append(f"python -m lm.main --mode=predict --workdir={workdir} --checkpoint=best {input}")
+    lines.append(f"python -m lm.main --mode=predict --workdir={where} --checkpoint=best {input}")
   if exports:
-    lines.append(f"python -m tools.convert export --from={workdir} --to={workdir}-hf --checkpoint=best")
-  return [*lines, f"python -m tools.report {workdir}", f"tensorboard --logdir {workdir}  # pip install tensorboard"]
+    lines.append(f"python -m tools.convert export --from={where} --to={exported} --checkpoint=best")
+  return [*lines, f"python -m tools.report {where}", f"tensorboard --logdir {where}  # pip install tensorboard"]
 
 
 def _hint(flag: str) -> str:

@@ -28,12 +28,12 @@ ATTENTION = ("auto", "plain", "splash", "cudnn")
 class Mesh:
   """Devices per mesh axis; -1 takes the rest. Rows of a batch are split over replica, data, fsdp and expert."""
 
-  replica: int = 1  # copies of the model across the slices of a TPU, a multiple of their number
-  data: int = -1  # copies of the model inside a slice
-  fsdp: int = 1  # parts of each parameter, gathered where it is read
-  sequence: int = 1  # parts of each row: keys and values are gathered
-  tensor: int = 1  # parts of heads, hidden units and vocabulary; between sublayers of each row
-  expert: int = 1  # parts of the experts, which rows reach by all-to-all
+  replica: int = 1  # [devices] copies of the model across the slices of a TPU, a multiple of their number
+  data: int = -1  # [devices] copies of the model inside a slice
+  fsdp: int = 1  # [devices] parts of each parameter, gathered where it is read
+  sequence: int = 1  # [devices] parts of each row: keys and values are gathered
+  tensor: int = 1  # [devices] parts of heads, hidden units and vocabulary; between sublayers of each row
+  expert: int = 1  # [devices] parts of the experts, which rows reach by all-to-all
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lm import adapters, config, hub, record, saved, tree
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
 from lm.files import read_json
-from lm.interop import adapter, weights
+from lm.interop import adapter, sentence, weights
 from lm.interop.card import make_adapter_card, make_card
 from lm.pretrained import load_pretrained, save_adapter, save_pretrained
 from lm.state import TrainState
@@ -42,7 +42,7 @@ def import_checkpoint(source: str, out: Path) -> str:
   found = saved.check_merged(saved.scan(folder))
   flat = weights.load(found, {leaf.name: _parts(leaf.shape) for leaf in found.leaves})
   task = next(iter(tasks), "causal" if architecture.causal else "mlm")
-  cfg = config.from_dict({"task": task, "data": "memory", "seq_len": architecture.max_len})
+  cfg = config.from_dict({"task": task, "data": "memory", "seq_len": sentence.read_max_len(folder) or architecture.max_len})
   described = {name: {"name": name, **dataclasses.asdict(value)} for name, value in tasks.items()}
   record.write_imported(
     out, cfg, architecture, tok, {"source": source, "token_ids": saved.token_ids(folder), "tasks": described}

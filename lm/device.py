@@ -16,6 +16,7 @@ TPUS = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
 CUDA13_DRIVER = 580  # the first NVIDIA driver that runs CUDA 13; CUDA 12 needs 525
 CUDA12_DRIVER = 525
 HUGE_PAGES = "glibc.malloc.hugetlb"
+RESTARTED = "LM_RESTARTED"  # set in a program that was started anew, whatever became of the request
 
 
 def find_accelerator(root: Path = Path("/")) -> str:
@@ -78,16 +79,20 @@ def num_cores() -> int:
 
 
 def restart_with_huge_pages(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> None:
-  """Starts this program anew, once, so that its memory has pages of 2 MB, where Linux gives those to who asks.
+  """Starts `python -m PROGRAM` anew, once, so that its memory has pages of 2 MB, where Linux gives those to who asks.
 
   A step's temporaries are new memory each time, and with small pages handing that out took a quarter of it
   (experiments/LOG.md). The C library reads the request at its start only; GLIBC_TUNABLES=glibc.malloc.hugetlb=0 declines.
+  A process that hosts the program, a notebook or a debugger, stays as it is.
   """
+  spec, argv = getattr(sys.modules["__main__"], "__spec__", None), sys.orig_argv
+  started = spec is not None and argv[argv.index("-m") + 1 :][:1] == [spec.name] if "-m" in argv else False
   tunables = environment.get("GLIBC_TUNABLES", "")
-  if HUGE_PAGES in tunables or "[madvise]" not in _read(root / "sys/kernel/mm/transparent_hugepage/enabled"):
+  if not started or RESTARTED in environment or HUGE_PAGES in tunables:
     return
-  asked = ":".join(filter(None, [tunables, f"{HUGE_PAGES}=1"]))
-  os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**environment, "GLIBC_TUNABLES": asked})
+  if "[madvise]" in _read(root / "sys/kernel/mm/transparent_hugepage/enabled"):
+    asked = {"GLIBC_TUNABLES": ":".join(filter(None, [tunables, f"{HUGE_PAGES}=1"])), RESTARTED: "1"}
+    os.execve(sys.executable, [sys.executable, *argv[1:]], {**environment, **asked})
 
 
 def _read(path: Path) -> str:

@@ -38,6 +38,17 @@ def path(text: str | Path, setting: str) -> Path:
   return cast(Path, epath.Path(text))
 
 
+def local_path(text: str) -> Path:
+  """The path that a flag means, of this machine; `Path` would make gs://a into the folder gs:/a.
+
+  Raises:
+    ConfigError: a URL.
+  """
+  if is_remote(text):
+    raise ConfigError(f"{text}: accepted is a path of this machine")
+  return Path(text)
+
+
 def is_remote(path: str | Path) -> bool:
   """Whether it is a URL, not on a file system of this machine: gs://bucket/a.txt."""
   return "://" in str(path)

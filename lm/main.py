@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from lm import cluster, config, device, files
 from lm import command as commands
 from lm.command import Command
+from lm.config import ConfigError
 
 
 def main(argv: list[str]) -> int:
@@ -96,7 +96,11 @@ def _evaluate(command: Command) -> int:
 def _predict(command: Command) -> int:
   from lm import predict, predictor, record
 
-  workdir, source, target = files.path(command.workdir, "--workdir"), Path(command.input), Path(command.output)
+  workdir, source, target = (
+    files.path(command.workdir, "--workdir"),
+    files.local_path(command.input),
+    files.local_path(command.output),
+  )
   record.read_manifest(workdir)
   predict.check_paths(source, target)
   print(set_up_process())
@@ -122,10 +126,13 @@ def set_up_process() -> str:
     jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "xla"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   logging.getLogger("absl").setLevel(logging.ERROR)
-  found = device.find_accelerator()
+  found = "cpu" if os.environ.get("JAX_PLATFORMS") == "cpu" else device.find_accelerator()
   if found == "cpu" and importlib.util.find_spec("libtpu") and not os.environ.get("JAX_PLATFORMS"):
     jax.config.update("jax_platforms", "cpu")  # libtpu is here to compile for TPUs; to look for one takes it seconds and words
-  devices = jax.devices()
+  try:
+    devices = jax.devices()
+  except RuntimeError as error:  # of JAX_PLATFORMS
+    raise ConfigError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {' '.join(str(error).split())}") from error
   device.check_platform(devices[0].platform, found)
   hosts = f" of {cluster.here().count} processes" if cluster.here().count > 1 else ""
   return f"{devices[0].platform}: {len(devices)} x {devices[0].device_kind}{hosts}"

@@ -194,7 +194,9 @@ def convert(setting: str, value: Any, kind: Any) -> Any:
     value = float(value)
   if bool in kinds if isinstance(value, bool) else isinstance(value, kinds):
     return value
-  raise ConfigError(f"{setting}: expected {' or '.join([WORDS[k] for k in kinds] + ['a list'] * len(tuples))}, got {value!r}")
+  hint = f"; as text it is written \"'{value}'\"" if kinds == (str,) and not isinstance(value, list | tuple) else ""
+  expected = " or ".join([WORDS[k] for k in kinds] + ["a list"] * len(tuples))
+  raise ConfigError(f"{setting}: expected {expected}, got {value!r}{hint}")
 
 
 def _options(kind: str, plug: Plug, cls: Any) -> dict[str, Any]:

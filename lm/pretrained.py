@@ -72,6 +72,12 @@ class Pretrained:
     weights.check_heads(family, self.exported)
     cfg, kind = self.model.cfg, self.kind
     described = settings.write(family, cfg) | {"architectures": [family.classes[kind]], **self.token_ids}
+    for name in family.only.keys() & self.token_ids.keys():
+      if self.token_ids[name] not in family.only[name]:
+        raise ConfigError(
+          f"{name}={self.token_ids[name]}: another model in {family.model_type}, which takes {family.only[name][0]};"
+          " it needs a tokenizer of its own, or the family bert"
+        )
     if kind == "chooser":
       return described | settings.write_pooling(family, cfg.causal, self.pooling)
     if kind not in weights.LABELLED:
@@ -140,6 +146,8 @@ def save_pretrained(pretrained: Pretrained, directory: str | Path, dtype: str = 
   folder, cfg, kind = Path(directory), pretrained.model.cfg, pretrained.kind
   family = settings.nearest(cfg)
   written = pretrained.describe(family) | {"dtype": dtype}
+  if cfg.causal and kind == "classifier" and written.get("pad_token_id", -1) == getattr(pretrained.tokenizer, "sep_id", None):
+    del written["pad_token_id"]  # transformers reads the last token that is none, and the last one here is sep
   embeds = next((task for task in pretrained.tasks.values() if isinstance(task, Encoder) and not kind), None)
   if pretrained.tokenizer is not None:  # the one that may be refused comes first, so that nothing is left behind
     # A decoder that classifies or embeds reads [cls a sep], as the task writes it.

@@ -4,9 +4,11 @@ Execution settings (mesh, kernels, logging) may change when a run is resumed and
 refused with the ways out, unless it is accepted.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import platform
 import secrets
 import shlex
@@ -20,7 +22,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 import lm
-from lm import cluster, config, device, files, metrics, plug
+from lm import cluster, config, device, files, hub, metrics, plug
 from lm.checkpoint import FORMAT
 from lm.config import Config, ConfigError
 from lm.data import source
@@ -86,8 +88,11 @@ def find_base(workdir: Path) -> Path | None:
   base, given = read_manifest(workdir)["base"], load_config(workdir).init_from
   if not base:
     return None
-  places = [files.path(place, "config.init_from") for place in (base["workdir"], given)]
-  found = [path for path in places if any((path / name).is_file() for name in MODEL_FILES)]
+  holds = lambda path: any((path / name).is_file() for name in MODEL_FILES)
+  found = [path for path in (files.path(place, "config.init_from") for place in (base["workdir"], given)) if holds(path)]
+  if not found and not files.is_remote(given):
+    with contextlib.suppress(ConfigError):  # a folder below ~, or an id of the hub; its sha256 is checked like any other's
+      found = [path for path in [hub.resolve(given)] if holds(path)]
   if not found:
     raise ConfigError(
       f"{workdir}: its base is neither at {base['workdir']} nor at {given} (config.init_from); a run that trains only some"
@@ -106,8 +111,12 @@ def check(cfg: Config, workdir: Path, accept_changes: bool = False) -> None:
 
   A change of `total_steps` alone is left to `check_schedule`, which needs the run.
   """
-  if not files.is_remote(workdir) and workdir.exists() and not workdir.is_dir():  # a bucket has no folders
-    raise ConfigError(f"--workdir={workdir}: not a directory")
+  if not files.is_remote(workdir):  # a bucket has no folders
+    there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    if not there.is_dir():
+      raise ConfigError(f"--workdir={workdir}: not a directory" + (f", {there} is a file" if there != workdir else ""))
+    if not os.access(there, os.W_OK | os.X_OK):
+      raise ConfigError(f"--workdir={workdir}: {there} may not be written to")
   if not (workdir / "config.json").is_file() or accept_changes:
     return
   changed = [change for change in config.changes(load_config(workdir), cfg) if change[3] == "identity"]

@@ -63,7 +63,7 @@ def _walk(prefix: str, record: Any, defaults: Any, comments: dict[str, str]) -> 
     if isinstance(value, Plug):
       yield from _plug(field.name, name, value, default, comment)
     elif isinstance(value, Mesh):
-      yield from _walk(f"{name}.", value, default, dict.fromkeys(("data", "fsdp", "tensor"), comment))
+      yield from _walk(f"{name}.", value, default, plug.comments(Mesh))
     elif value and field.name in ("streams", "evaluators"):
       for key, item in value:
         if isinstance(item, Stream):

@@ -18,6 +18,7 @@ from typing import Any
 
 from lm import config, report
 from lm.config import Config, ConfigError
+from lm.record import load_config, read_manifest, read_summary
 
 Trial = tuple[str, int, Config, Path]  # variant, seed, config, workdir
 Record = dict[str, Any]  # variant, seed, workdir, status, and metrics or error
@@ -225,12 +226,11 @@ def write(records: list[Record], sweep: Sweep, directory: Path) -> report.Table:
 
 def _finished(cfg: Config, workdir: Path) -> Mapping[str, Any] | None:
   """The summary of a trial that has finished with this config (execution settings aside), else None."""
-  paths = workdir / "summary.json", workdir / "config.json"
-  if not all(path.is_file() for path in paths):
-    return None
-  summary, old = (json.loads(path.read_text()) for path in paths)
-  same = all(kind == "execution" for *_, kind in config.changes(config.from_dict(old), cfg))
-  return summary if same and summary["status"] == "finished" else None
+  summary = read_summary(workdir)
+  if summary.get("status") != "finished" or summary["step"] < read_manifest(workdir)["total_steps"]:
+    return None  # or it has more steps to go since then
+  same = all(kind == "execution" for *_, kind in config.changes(load_config(workdir), cfg))
+  return summary if same else None
 
 
 def _check_names(sweep: Sweep, metrics: Mapping[str, float]) -> None:

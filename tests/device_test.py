@@ -79,11 +79,15 @@ def test_the_file_runs_without_the_package():
   assert done.stdout.strip() in ("cpu", "tpu", "cuda12", "cuda13")
 
 
-def restarts(monkeypatch, root, environment):
+ARGV = ["python", "-X", "dev", "-m", "lm.main", "--config=a b"]
+
+
+def restarts(monkeypatch, root, environment, argv=ARGV):
   """What a program would start anew with."""
   calls = []
   monkeypatch.setattr(device.os, "execve", lambda *args: calls.append(args))
-  monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "lm.main", "--config=a b"])
+  monkeypatch.setattr(sys, "orig_argv", argv)
+  monkeypatch.setattr(sys.modules["__main__"], "__spec__", types.SimpleNamespace(name="lm.main"))
   device.restart_with_huge_pages(environment, root)
   return calls
 
@@ -93,9 +97,12 @@ def test_a_program_starts_anew_once_where_huge_pages_are_given_to_those_that_ask
   switch.parent.mkdir(parents=True)
   switch.write_text("always [madvise] never\n")
   ((program, arguments, environment),) = restarts(monkeypatch, tmp_path, {"HOME": "/h", "GLIBC_TUNABLES": "glibc.rtld.nns=4"})
-  assert (program, arguments) == (sys.executable, [sys.executable, "-m", "lm.main", "--config=a b"])
-  assert environment == {"HOME": "/h", "GLIBC_TUNABLES": "glibc.rtld.nns=4:glibc.malloc.hugetlb=1"}
-  assert not restarts(monkeypatch, tmp_path, environment)
+  assert (program, arguments) == (sys.executable, [sys.executable, *ARGV[1:]])
+  assert environment.pop("GLIBC_TUNABLES") == "glibc.rtld.nns=4:glibc.malloc.hugetlb=1"
+  assert environment.pop("HOME") == "/h" and len(environment) == 1
+  assert not restarts(monkeypatch, tmp_path, environment)  # also where the C library took the request away
+  for host in (["python", "-m", "ipykernel_launcher", "-f", "x"], ["python", "-m", "pdb", "-m", "lm.main"], ["python", "a.py"]):
+    assert not restarts(monkeypatch, tmp_path, {}, host)
   assert not restarts(monkeypatch, tmp_path, {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"})
   for words in ("[always] madvise never", "always madvise [never]"):
     switch.write_text(words)

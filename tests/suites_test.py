@@ -79,7 +79,8 @@ def write_clue(folder: Path) -> None:
   lines("csl_public", lambda i, known: {"id": i, "keyword": ["天气", "股票"], "abst": f"{ZH[i % 5]}{i}"}
         | ({"label": str(i % 2)} if known else {}), **counts)  # fmt: skip
   for split, count in (("train", 20), ("dev", 8), ("test", NUM_TEST)):
-    asked = lambda i: {"id": f"Q{i}", "question": "什么下跌了", "answers": [{"text": "股票", "answer_start": len(str(i))}]}
+    known = lambda i, split=split: [{"text": "股票", "answer_start": len(str(i))}] if split != "test" else []
+    asked = lambda i, known=known: {"id": f"Q{i}", "question": "什么下跌了", "answers": known(i)}
     data = [{"title": f"{i}", "paragraphs": [{"context": f"{i}{ZH[1]}", "qas": [asked(i)]}]} for i in range(count)]
     (root / "cmrc2018_public").mkdir(exist_ok=True)
     (root / "cmrc2018_public" / f"{split}.json").write_text(json.dumps({"data": data}))
@@ -170,6 +171,15 @@ def test_a_run_is_scored_and_answers_the_test_files(name, data, tmp_path, monkey
   assert len(rows) == NUM_TEST and all({"id", "label"} <= set(row) for row in rows)
   if task == "tnews":
     assert {(row["label"], row["label_desc"]) for row in rows} <= {("100", "n0"), ("101", "n1")}
+
+
+def test_glues_server_gets_numbers_of_classes_where_its_files_have_them():
+  said = lambda label: {"label": label, "scores": {"negative": 0.1, "positive": 0.9}}
+  assert [glue_submit._answer("sst2", said(label)) for label in ("negative", "positive")] == ["0", "1"]
+  assert (
+    glue_submit._answer("rte", {"label": "entailment", "scores": {"entailment": 1.0, "not_entailment": 0.0}}) == "entailment"
+  )
+  assert glue_submit._answer("stsb", {"value": 5.3}) == "5.000"
 
 
 def test_scores_are_the_mean_of_the_means_of_metrics(tmp_path):

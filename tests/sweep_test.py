@@ -72,7 +72,8 @@ def test_a_finished_trial_is_skipped_unless_its_config_changed(tmp_path):
     workdir.mkdir(exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(config.to_dict(cfg)))
     status = "interrupted" if len(ran) == 4 else "finished"
-    (workdir / "summary.json").write_text(json.dumps(summary_of(cfg) | {"status": status}))
+    (workdir / "manifest.json").write_text('{"format": 1, "total_steps": 5}')
+    (workdir / "summary.json").write_text(json.dumps(summary_of(cfg) | {"status": status, "step": 5}))
     return json.loads((workdir / "summary.json").read_text())
 
   assert [record["status"] for record in run(tmp_path, run_trial)] == ["finished"] * 3 + ["interrupted"]  # and stops there
@@ -82,7 +83,12 @@ def test_a_finished_trial_is_skipped_unless_its_config_changed(tmp_path):
   assert again == run(tmp_path, run_trial) and len(ran) == 7
   other = dataclasses.replace(SWEEP, seeds=[0], grid={**SWEEP.grid, "batch_size": [4]})
   (trial, *_) = sweep.make_trials(other, tmp_path)
-  assert sweep._finished(trial[2], tmp_path / "tiny-learning_rate=0.001-s0") is None
+  workdir = tmp_path / "tiny-learning_rate=0.001-s0"
+  assert sweep._finished(trial[2], workdir) is None
+  (same, *_) = sweep.make_trials(SWEEP, tmp_path)
+  assert sweep._finished(same[2], workdir)
+  (workdir / "manifest.json").write_text('{"format": 1, "total_steps": 9}')  # it was given more steps, and killed
+  assert sweep._finished(same[2], workdir) is None
 
 
 @pytest.mark.parametrize("error", [ValueError, ConfigError, FloatingPointError, OSError])

@@ -9,13 +9,13 @@ check --from DIR --input tokens.npz --output out.npz   what a checkpoint of eith
 
 import argparse
 import sys
-from pathlib import Path
 
 import jax
 
 from lm import convert
 from lm.adapters import HOW
 from lm.config import ConfigError
+from lm.files import local_path
 from lm.interop.weights import TYPES
 from lm.main import set_up_process
 
@@ -30,7 +30,7 @@ def main() -> int:
   for command in (importing, exporting, checking):
     command.add_argument("--from", dest="source", required=True, help="workdir, Hugging Face directory, or id of the hub")
   for command in (importing, exporting, merging):
-    command.add_argument("--to", type=Path, required=True, help="folder to write, new or empty")
+    command.add_argument("--to", type=local_path, required=True, help="folder to write, new or empty")
   exporting.add_argument("--checkpoint", default="last", help="of a workdir: last, best or a step")
   exporting.add_argument("--dtype", choices=tuple(TYPES), default="float32", help="of the tensors")
   exporting.add_argument("--adapter", action="store_true", help="of a run beside a base: as an adapter of it, not merged")
@@ -39,9 +39,14 @@ def main() -> int:
   merging.add_argument("--how", default="linear", choices=HOW, help="of the factors; of the products, exactly or near them")
   merging.add_argument("--rank", type=int, default=0, help="of the result of svd, 0: the largest of the adapters")
   checking.add_argument(
-    "--input", type=Path, required=True, help="npz with tokens [B, T], perhaps segment_ids, positions, attention_mask"
+    "--input",
+    type=local_path,
+    required=True,
+    help="npz with tokens [B, T], perhaps segment_ids, positions, attention_mask",
   )
-  checking.add_argument("--output", type=Path, required=True, help="npz with logits, hidden_states [L + 1, B, T, D], pooled")
+  checking.add_argument(
+    "--output", type=local_path, required=True, help="npz with logits, hidden_states [L + 1, B, T, D], pooled"
+  )
   args = parser.parse_args()
   if args.command == "import":
     # The CPU counts as several devices, so that an import writes each parameter in parts.

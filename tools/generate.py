@@ -23,9 +23,9 @@ def main() -> int:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--num_samples", type=int, default=1)
   args = parser.parse_args()
-  set_up_process()
   prompts = [args.prompt] * args.num_samples
   try:
+    set_up_process()
     model = lm.load(args.workdir)
     trained = any(hasattr(task, "template") for task in model.tasks.values())
     answers = trained and not args.raw

@@ -11,6 +11,7 @@ from pathlib import Path
 import lm
 from lm import device
 from lm.evals.lm_eval import Questions
+from lm.files import local_path
 from lm.main import set_up_process
 
 
@@ -25,10 +26,10 @@ def main() -> int:
   parser.add_argument("--limit", type=int, default=0, help="examples of each task; 0 all")
   parser.add_argument("--max_new_tokens", type=int, default=0, help="of an answer that is generated; 0 as its task says")
   parser.add_argument("--batch_size", type=int, default=16, help="rows at a time")
-  parser.add_argument("--output", type=Path, default=Path(), help="folder for lm_eval.json")
+  parser.add_argument("--output", type=local_path, default=Path(), help="folder for lm_eval.json")
   args = parser.parse_args()
-  set_up_process()
   try:
+    set_up_process()
     names = tuple(filter(None, args.tasks.split(",")))
     questions = Questions(
       names, args.include_path, args.num_fewshot, args.limit, args.max_new_tokens, args.batch_size

@@ -9,11 +9,11 @@ store --config=FILE [--config.SETTING=VALUE ...] [--parts=64] [--runner=DirectRu
 import argparse
 import sys
 import time
-from pathlib import Path
 
 from lm import command as command_line
 from lm import config, prepare
 from lm.config import ConfigError, parse_plug
+from lm.files import local_path
 
 PARTS = 64
 
@@ -25,7 +25,7 @@ def main() -> int:
   cleaning, storing = (commands.add_parser(name, allow_abbrev=False) for name in ("filter", "store"))
   cleaning.add_argument("--data", required=True, help="source, e.g. 'text(path=\"a/*.txt\")' or hf:HuggingFaceFW/fineweb-edu")
   cleaning.add_argument("--filters", required=True, nargs="+", help="in the order in which they are applied")
-  cleaning.add_argument("--output", required=True, type=Path, help="folder to write, a new one")
+  cleaning.add_argument("--output", required=True, type=local_path, help="folder to write, a new one")
   cleaning.add_argument("--compress", default=prepare.Prepare.compress, help="gz or zst")
   cleaning.add_argument("--shard_mb", type=int, default=prepare.Prepare.shard_mb, help="MB of text in a file")
   storing.add_argument("--config", required=True, help="as that of lm.main, with overrides --config.SETTING=VALUE")

@@ -5,12 +5,12 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from lm import device
 from lm import sweep as sweeps
 from lm.command import split_overrides
 from lm.config import ConfigError
+from lm.files import local_path
 from lm.main import set_up_process, stop_on_signals
 
 
@@ -18,18 +18,18 @@ def main() -> int:
   """Exit code: 0 all finished, 1 a trial failed or was interrupted, 2 bad input."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("sweep", help="a file with get_sweep()")
-  parser.add_argument("--workdir", required=True, type=Path, help="where the trials' workdirs and the table go")
+  parser.add_argument("--workdir", required=True, type=local_path, help="where the trials' workdirs and the table go")
   args, rest = parser.parse_known_args()
   try:
     overrides, unknown = split_overrides(rest)
     if unknown:
       raise ConfigError(f"{unknown[0]}: unknown; see --help")
     sweep = sweeps.load_sweep(args.sweep)
+    set_up_process()
     trials = sweeps.make_trials(sweep, args.workdir, dict(overrides))
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
-  set_up_process()
   from lm import build, train
 
   stop = stop_on_signals([])

@@ -56,9 +56,16 @@ create() {
     "${spot[@]}"
 }
 
+# As gcloud says it; MISSING where it says that there is none, UNKNOWN where it could not be asked.
 state() {
-  local described=(gcloud compute tpus queued-resources describe "$name" --zone="$zone" "${project[@]}")
-  "${described[@]}" --format='value(state.state)' 2> /dev/null || echo MISSING
+  local described=(gcloud compute tpus queued-resources describe "$name" --zone="$zone" "${project[@]}") said
+  if said=$("${described[@]}" --format='value(state.state)' 2>&1); then
+    echo "$said"
+  elif [[ $said == *NOT_FOUND* ]]; then
+    echo MISSING
+  else
+    echo UNKNOWN
+  fi
 }
 
 # Returns when the machines are there; false if the request has failed or they were taken away.

@@ -41,7 +41,7 @@ def get_config(arg: str = "full") -> ConfigDict:
     raise ValueError(f"experiments/sst2_methods/sst2.py:{arg}: accepted are {', '.join(METHODS)}")
   learning_rate, peft = METHODS[arg]
   return minilm.recipe(
-    task="classify",
+    task=dict(name="classify", pooling="mean"),
     data=DATA,
     peft=peft,
     optimizer=minilm.adamw(learning_rate),

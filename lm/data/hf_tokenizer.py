@@ -258,6 +258,9 @@ def _byte_level(folder: Path, config: dict[str, Any]) -> tuple[Any, dict[str, st
     backend = Tokenizer(models.BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False))
   backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=config.get("add_prefix_space", False))
   backend.decoder = decoders.ByteLevel()
+  kind = config.get("tokenizer_class") or ""
+  if kind and not re.match("(GPT2|Roberta)Tokenizer", kind):  # others part text and change characters in other ways
+    raise ConfigError(f"config.tokenizer={str(folder)!r}: {kind} is read from tokenizer.json, which is not there")
   roberta = "<mask>" in vocab or _json(folder / "config.json").get("model_type") == "roberta"
   return backend, ROBERTA if roberta else GPT2
 

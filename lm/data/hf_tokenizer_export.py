@@ -13,11 +13,11 @@ _PROBE = "  Ａ ﬁ e\u0301 "  # what a dummy prefix, stripping or NFKC would ch
 def to_huggingface(tok: Tokenizer, directory: Path, model_max_length: int, causal: bool, token_types: bool = False) -> None:
   """Writes tokenizer.json and tokenizer_config.json, from which AutoTokenizer gives the ids that `tok` gives.
 
-  A loaded Hugging Face tokenizer is written as it was. What is trained here, and bytes, get a post-processor: it adds
-  [cls a sep] and [cls a sep b sep], as our tasks do. Some texts have other ids there than here, and cannot have the same:
-  the name of a special such as "<s>" in a text is the special. With a SentencePiece model also U+2581 is a space, "<0x41>" is
-  that byte, and where two ways to cut a run score the same ("*****" as ** ** * or * ** **) rounding decides, of 32 bits
-  here and of 64 there.
+  A loaded Hugging Face tokenizer is written as it was, with our post-processor where its own adds other specials than our
+  tasks. What is trained here, and bytes, get one too: it adds [cls a sep] and [cls a sep b sep]. Some texts have other ids
+  there than here, and cannot have the same: the name of a special such as "<s>" in a text is the special. With a SentencePiece
+  model also U+2581 is a space, "<0x41>" is that byte, and where two ways to cut a run score the same ("*****" as ** ** * or
+  * ** **) rounding decides, of 32 bits here and of 64 there.
 
   Args:
     model_max_length: [tokens] that the model takes.
@@ -28,7 +28,7 @@ def to_huggingface(tok: Tokenizer, directory: Path, model_max_length: int, causa
     ConfigError: a SentencePiece model that is not unigram, or that changes the text (normalisation, dummy prefix).
   """
   if isinstance(tok, HuggingFace):
-    backend, names, config = tok.backend, tok.names, tok.config
+    backend, names, config = tok.backend if causal else _laid_out(tok, token_types), tok.names, tok.config
   else:
     backend = _byte_backend(tok) if isinstance(tok, Bytes) else _unigram_backend(tok)
     ids = {kind: getattr(tok, f"{kind}_id") for kind in KINDS}
@@ -46,6 +46,18 @@ def _post_processor(tok: Tokenizer, names: dict[str, str], causal: bool, token_t
     bos = names["bos"]
     return processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tok.bos_id)])
   return sequence((names["cls"], tok.cls_id), (names["sep"], tok.sep_id), second=int(token_types))
+
+
+def _laid_out(tok: HuggingFace, token_types: bool) -> Any:
+  """A tokenizer that gives [cls a sep]: its own, or where that gives another row, as a decoder's does, one like it."""
+  from tokenizers import Tokenizer
+
+  if tok.backend.encode("a").ids == [tok.cls_id, *tok.encode("a"), tok.sep_id]:
+    return tok.backend
+  backend = Tokenizer.from_str(tok.backend.to_str())
+  named = lambda i: (str(backend.id_to_token(i)), i)
+  backend.post_processor = sequence(named(tok.cls_id), named(tok.sep_id), second=int(token_types))
+  return backend
 
 
 def _byte_backend(tok: Bytes) -> Any:

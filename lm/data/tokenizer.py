@@ -130,7 +130,7 @@ class Bytes(Tokenizer):
     return self.encode(text), np.stack([starts, starts + 1], axis=1)
 
   def decode(self, ids):
-    return bytes(i - 5 for i in ids if i >= 5).decode(errors="replace")
+    return bytes(i - 5 for i in ids if 5 <= i < self.vocab_size).decode(errors="replace")
 
   def piece(self, i):
     if i < 5:
@@ -200,7 +200,7 @@ class SentencePiece(Tokenizer):
     return [piece.id for piece in pieces], spans
 
   def decode(self, ids):
-    return self.model.decode([int(i) for i in ids if int(i) not in self._specials])
+    return self.model.decode([int(i) for i in ids if int(i) not in self._specials and int(i) < self.vocab_size])
 
   def piece(self, i):
     return self.model.id_to_piece(i).replace("\n", "<0x0A>")

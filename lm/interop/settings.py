@@ -24,7 +24,7 @@ KINDS = {"full_attention": "global", "sliding_attention": "local"}
 POOLING = {"cls": "first", "mean": "mean"}
 # Fields of rotary positions, and what they are called there.
 ROPE = {
-  "rope_base": "rope_theta", "local_rope_base": "rope_theta", "rope_share": "partial_rotary_factor", "rope_factor": "factor",
+  "rope_base": "rope_theta", "local_rope_base": "rope_theta", "rope_factor": "factor",
   "rope_original_len": "original_max_position_embeddings",
 }  # fmt: skip
 HINTS = get_type_hints(TransformerConfig)
@@ -71,7 +71,7 @@ def write(family: Family, cfg: TransformerConfig) -> dict[str, Any]:
     names = {ours: theirs for theirs, ours in KINDS.items()}
     written["layer_types"] = [names[kind] for kind in cfg.layer_kinds]
   if family.rope:
-    whole = {"rope_theta": cfg.rope_base, "rope_type": "default", "partial_rotary_factor": cfg.rope_share}
+    whole: dict[str, Any] = {"rope_theta": cfg.rope_base, "rope_type": "default"}
     if cfg.rope_factor != 1:
       whole |= {"rope_type": "linear", "factor": cfg.rope_factor}
     if cfg.rope_original_len:
@@ -127,6 +127,8 @@ def _differences(family: Family, cfg: TransformerConfig) -> list[str]:
   """Fields of a model that the family cannot say."""
   free = set(TRAINING_FIELDS) | set(family.keys) | (set(ROPE) - {"local_rope_base"} if family.rope else set())
   free |= {"local_rope_base"} if family.rope == "by_kind" else set()
+  if family.rope == "flat" and "local" in cfg.layer_kinds:
+    free -= {"rope_factor", "rope_original_len"}  # they would stretch local layers there
   free |= {"layer_pattern", "window"} if family.window else set()
   ours, theirs = _plain(cfg), _plain(family.like)
   return [f.name for f in dataclasses.fields(cfg) if f.name not in free and getattr(ours, f.name) != getattr(theirs, f.name)]
@@ -238,7 +240,7 @@ def _rope(family: Family, settings: Mapping[str, Any], pattern: tuple[str, ...])
   whole = of_kind("full_attention") if by_kind else found or _object("rope_scaling", settings.get("rope_scaling"))
   values: dict[str, Any] = {}
   values["rope_base"] = (
-    whole.get("rope_theta") or settings.get("rope_theta") or settings.get("global_rope_theta") or like.rope_base
+    whole.get("rope_theta") or settings.get("rope_theta") or settings.get("global_rope_theta") or family.rope_base
   )
   if family.rope == "by_kind":
     local = of_kind("sliding_attention")
@@ -246,7 +248,9 @@ def _rope(family: Family, settings: Mapping[str, Any], pattern: tuple[str, ...])
       raise ValueError(f"rope_type={local['rope_type']!r} of local layers has no counterpart here; accepted is 'default'")
     older = settings.get("rope_local_base_freq") or settings.get("local_rope_theta") or like.local_rope_base
     values["local_rope_base"] = local.get("rope_theta") or older
-  values["rope_share"] = whole.get("partial_rotary_factor") or settings.get("partial_rotary_factor") or 1.0
+  share = whole.get("partial_rotary_factor") or settings.get("partial_rotary_factor") or 1.0
+  if share != 1:
+    raise ValueError(f"partial_rotary_factor={share!r}: {family.model_type} rotates all channels")
   kind = whole.get("rope_type", whole.get("type", "default"))
   if kind not in ("default", "linear", "llama3"):
     raise ValueError(f"rope_type={kind!r} has no counterpart here; accepted are default, linear, llama3")
@@ -255,4 +259,6 @@ def _rope(family: Family, settings: Mapping[str, Any], pattern: tuple[str, ...])
     raise ValueError(f"rope_parameters: low_freq_factor and high_freq_factor must be {LOW:g} and {HIGH:g}")
   values["rope_factor"] = _setting(whole, Key("factor")) if kind != "default" else 1.0
   values["rope_original_len"] = _setting(whole, Key("original_max_position_embeddings")) if llama3 else 0
+  if family.rope == "flat" and "local" in pattern and kind != "default":
+    raise ValueError(f"rope_type={kind!r}: stretches local layers too, which has no counterpart here; accepted is 'default'")
   return {field: plug.convert(f"{ROPE[field]} of rotary positions", value, HINTS[field]) for field, value in values.items()}

@@ -43,7 +43,7 @@ class Family:
   only: settings of theirs that must have one of these values or be absent; others have no counterpart here.
   window: their setting for `window`; pattern: layer kinds where a config.json lists none, period: their setting for its length.
   pooling: their setting for how a classifier reads the hidden states.
-  rope: where theirs for rotary positions stand: "flat", or "by_kind" of layer.
+  rope: where theirs for rotary positions stand: "flat", or "by_kind" of layer. rope_base: the base where none is said.
   prefixes: what may stand before the backbone's tensors, the first is written. heads: weights by kind of head.
   classes: transformers' class by kind of head, "" for the bare backbone.
   renamed: tensor by its pattern -> what it is called in their files. copies: (tensor, the same one under its own name), of
@@ -63,6 +63,7 @@ class Family:
   pattern: tuple[str, ...] = ("global",)
   period: str = ""
   rope: str = ""
+  rope_base: float = 10_000.0
   pooling: str = ""
   renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
   copies: tuple[tuple[str, str], ...] = ()

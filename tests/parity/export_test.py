@@ -15,7 +15,7 @@ from lm.config import ConfigError
 from lm.data import tagging, tokenizer
 from lm.interop import load_pretrained
 from tests.conftest import LABELS, OPTIONS, SIZES, TEXTS, make_examples, make_run
-from tests.data.hf_tokenizer_test import golden_texts
+from tests.data.hf_tokenizer_test import golden_texts, write_files
 from tests.data.tokenizer_test import HARD, SENTENCES
 from tests.parity import oracle
 
@@ -166,3 +166,15 @@ def test_a_model_without_counterpart_is_refused_by_its_mechanisms(tmp_path):
     convert.export_checkpoint(str(tmp_path / "run"), tmp_path / "out")
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "out").exists()
+
+
+def test_a_decoders_classifier_with_a_published_tokenizer_reads_what_ours_reads(tmp_path):
+  """GPT-2's adds no specials there, and its padding is its end of text, which is our last token."""
+  folder = write_files(tmp_path / "tokenizer", "gpt2")
+  settings = {"model": {"name": "gpt2", **SIZES, "vocab_size": 0}, "tokenizer": str(folder), "total_steps": 3, "eval_every": 3}
+  train.train(make_run("classify", **settings, optimizer={"name": "adamw", "learning_rate": 0.01}), tmp_path / "run")
+  convert.export_checkpoint(str(tmp_path / "run"), tmp_path / "exported")
+  pipe = transformers.pipeline("text-classification", str(tmp_path / "exported"), dtype=oracle.torch.float32, top_k=None)
+  ours = lm.load(tmp_path / "run").predict(TEXTS[:5])
+  for found, row in zip(pipe(list(TEXTS[:5])), ours, strict=True):
+    assert {entry["label"]: entry["score"] for entry in found} == pytest.approx(row["scores"], abs=1e-4)

@@ -39,6 +39,7 @@ FAMILIES = (
     heads=family.DECODER_HEADS,
     only={"sliding_window": (None,)},
     rope="flat",
+    rope_base=1_000_000.0,
     copies=family.TIED,
     ignored=family.DECODER_IGNORED,
   ),

@@ -40,7 +40,6 @@ FAMILIES = (
       "max_len": Key("max_position_embeddings"),
       "vocab_size": Key("vocab_size"),
       "norm_eps": Key("norm_eps", 1e-5),
-      "activation": Key("hidden_activation", "gelu"),
       "init_stddev": Key("initializer_range", 0.02),
     },
     weights=(
@@ -73,6 +72,7 @@ FAMILIES = (
       "norm_bias": (False,),
       "classifier_bias": (False,),
       "decoder_bias": (True,),
+      "hidden_activation": ("gelu",),  # the heads have an activation of their own
       "classifier_activation": ("gelu",),
       "tie_word_embeddings": (True,),
       "classifier_pooling": ("cls", "mean"),
@@ -81,6 +81,7 @@ FAMILIES = (
     pattern=_BASE.layer_pattern,
     period="global_attn_every_n_layers",
     rope="by_kind",
+    rope_base=160_000.0,
     pooling="classifier_pooling",
     renamed={"layers.0.attn_norm.weight": "embeddings.norm.weight"},
     copies=(("decoder.weight", "embeddings.tok_embeddings.weight"),),

@@ -19,7 +19,7 @@ FAMILIES = (
   Family(
     model_type="roberta",
     like=_BASE,
-    keys=bert.KEYS,
+    keys={field: key for field, key in bert.KEYS.items() if field != "activation"},
     weights=bert.WEIGHTS,
     prefixes=("roberta.", ""),
     classes=encoder_classes("Roberta"),
@@ -33,7 +33,8 @@ FAMILIES = (
       **bert.PLACE_HEADS,
     },
     # Positions are counted from the padding's id, so that another id is another model.
-    only=bert.ONLY | {"pad_token_id": (1,)},
+    # The masked head is always of GELU, whatever the layers have.
+    only=bert.ONLY | {"pad_token_id": (1,), "hidden_act": ("gelu",)},
     # The pooler of released files was never trained.
     ignored=(r"pooler\.dense\..*", r"embeddings\.position_ids"),
     copies=(
