@@ -1,5 +1,6 @@
 """A config.json that says what this code does not know is one line: the file, the setting, its value, what is accepted."""
 
+import dataclasses
 import json
 import re
 
@@ -34,6 +35,11 @@ BAD = [
   ),
   ("llama-untied", {"rope_parameters": {"rope_theta": "1e4"}}, "rope_theta of rotary positions: expected a number"),
   ("llama-untied", {"rope_parameters": "linear"}, "rope_parameters='linear': expected an object"),
+  ("llama-untied", {"rope_parameters": ROPE | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5: llama rotates all"),
+  ("gemma2", {"rope_parameters": ROPE | {"rope_type": "linear", "factor": 2.0}}, "rope_type='linear': stretches local layers"),
+  ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 has no counterpart here"),
+  ("roberta-mlm", {"hidden_act": "relu"}, "hidden_act='relu' has no counterpart here"),
+  ("modernbert-mlm", {"hidden_activation": "silu"}, "hidden_activation='silu' has no counterpart here"),
   ("bert-mlm", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key' has no counterpart here"),
   ("bert-mlm", {"is_decoder": True}, "is_decoder=True has no counterpart here"),
   ("roberta-mlm", {"pad_token_id": 0}, "pad_token_id=0 has no counterpart here; accepted are 1"),
@@ -85,3 +91,17 @@ def test_what_is_written_is_read_as_the_same_model(name, tmp_path):
   assert settings.nearest(cfg).model_type == family.model_type
   (tmp_path / "config.json").write_text(json.dumps(settings.write(family, cfg)))
   assert settings.read(tmp_path)[1] == cfg
+
+
+@pytest.mark.parametrize(("name", "base"), [("llama-untied", 10_000.0), ("qwen2", 10_000.0), ("mixtral", 1_000_000.0)])
+def test_a_rotary_base_that_is_not_said_is_that_of_transformers(name, base, tmp_path):
+  """Llama 2's files do not say theirs; transformers' classes have a default each (`default_theta`)."""
+  for i, gone in enumerate(({"rope_parameters": GONE}, {"rope_parameters": {"rope_type": "default"}})):
+    found = settings.read(change(tmp_path / f"{i}", name, rope_theta=GONE, rope_scaling=GONE, **gone))
+    assert found[1].rope_base == base
+
+
+def test_another_share_of_rotating_channels_has_no_counterpart():
+  cfg = dataclasses.replace(settings.read(GOLDEN / "llama-untied")[1], rope_share=0.4)
+  with pytest.raises(ConfigError, match="has no .*rope_share=0.4"):
+    settings.nearest(cfg)
