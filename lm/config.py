@@ -7,6 +7,7 @@ be checked without a device. Fields marked as execution may change when a run is
 import dataclasses
 import difflib
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -205,7 +206,8 @@ def _run_file(path: str) -> dict[str, Any]:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
       raise ConfigError(f"--config={path}: has no function get_config(argument)")
-    found = module.get_config(argument)
+    has_default = all(p.default is not p.empty for p in inspect.signature(module.get_config).parameters.values())
+    found = module.get_config(*([argument] if argument or not has_default else []))
   except ValueError as error:  # the file's own words for an argument that it does not know
     raise ConfigError(f"{error}" if file in f"{error}" else f"--config={path}: {error}") from error
   except (

@@ -377,3 +377,9 @@ def test_every_setting_says_what_it_means_and_whether_it_may_change():
 def test_reading_a_config_needs_no_jax():
   code = f"import sys; from lm import config; config.load({FILE!r}); sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_an_argument_a_file_takes_its_own_default(tmp_path):
+  (tmp_path / "own.py").write_text("def get_config(arg='mlm'): return dict(task=arg, data='memory')")
+  tasks = [config.load(str(tmp_path / f"own.py{arg}"), {}).task.name for arg in ("", ":", ":causal")]
+  assert tasks == ["mlm", "mlm", "causal"]
