@@ -126,7 +126,7 @@ def test_added_tokens_get_their_ids(kind, tmp_path):
 def test_what_is_loaded_is_exported_as_it_was(kind, tmp_path):
   folder = write_files(tmp_path / "from", kind)
   tok, before = load(folder), getattr(transformers, CLASSES[kind]).from_pretrained(folder)
-  to_huggingface(tok, tmp_path / "out", 77, causal=False, token_types=kind == "bert")
+  to_huggingface(tok, tmp_path / "out", 77, causal=kind == "gpt2", token_types=kind == "bert")
   theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
   check(tok, theirs, HARD + SAMPLES + PLAIN)
   assert theirs.model_max_length == 77
