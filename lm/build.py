@@ -217,8 +217,7 @@ def _make_tokenizer(cfg: Config, base: Path | None) -> Tokenizer:
     raise ConfigError(f"config.tokenizer: not set, and config.init_from={cfg.init_from!r} has none")
   if inherited is None:
     return tokenizers.load(cfg.tokenizer)
-  same = lambda tok: (tok.fingerprint(), tok.chat_template)
-  if cfg.tokenizer and same(tokenizers.load(cfg.tokenizer)) != same(inherited):
+  if cfg.tokenizer and not inherited.same_as(tokenizers.load(cfg.tokenizer)):
     raise ConfigError(f"config.tokenizer={cfg.tokenizer!r}: not the one that {cfg.init_from} was trained with; leave it unset")
   return inherited
 

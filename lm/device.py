@@ -86,9 +86,9 @@ def restart_with_huge_pages(environment: Mapping[str, str] = os.environ, root: P
   A process that hosts the program, a notebook or a debugger, stays as it is.
   """
   spec, argv = getattr(sys.modules["__main__"], "__spec__", None), sys.orig_argv
-  started = spec is not None and argv[argv.index("-m") + 1 :][:1] == [spec.name] if "-m" in argv else False
+  program = argv[argv.index("-m") + 1] if "-m" in argv else ""
   tunables = environment.get("GLIBC_TUNABLES", "")
-  if not started or RESTARTED in environment or HUGE_PAGES in tunables:
+  if spec is None or spec.name != program or RESTARTED in environment or HUGE_PAGES in tunables:
     return
   if "[madvise]" in _read(root / "sys/kernel/mm/transparent_hugepage/enabled"):
     asked = {"GLIBC_TUNABLES": ":".join(filter(None, [tunables, f"{HUGE_PAGES}=1"])), RESTARTED: "1"}

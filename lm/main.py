@@ -96,11 +96,8 @@ def _evaluate(command: Command) -> int:
 def _predict(command: Command) -> int:
   from lm import predict, predictor, record
 
-  workdir, source, target = (
-    files.path(command.workdir, "--workdir"),
-    files.local_path(command.input),
-    files.local_path(command.output),
-  )
+  workdir = files.path(command.workdir, "--workdir")
+  source, target = files.local_path(command.input), files.local_path(command.output)
   record.read_manifest(workdir)
   predict.check_paths(source, target)
   print(set_up_process())

@@ -11,9 +11,8 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from lm import config, report
@@ -76,10 +75,10 @@ def load_sweep(path: str) -> Sweep:
     raise ConfigError(f"{path}: {error}") from error
 
 
-def make_trials(sweep: Sweep, directory: Path, overrides: Mapping[str, str] = MappingProxyType({})) -> list[Trial]:
+def make_trials(sweep: Sweep, directory: Path, overrides: Iterable[tuple[str, str]] = ()) -> list[Trial]:
   """All trials with their workdirs: DIR/<config stem>[-<argument>][-<setting>=<value> ...]-s<seed>. Checks every config first.
 
-  The argument stands there where a file does so with several. overrides: by setting, for all trials; the sweep's own win.
+  The argument stands there where a file does so with several. overrides: (setting, value) for all trials; the sweep's own win.
 
   Raises:
     ConfigError: a config is wrong, or two trials would share a workdir.
@@ -92,7 +91,9 @@ def make_trials(sweep: Sweep, directory: Path, overrides: Mapping[str, str] = Ma
     names = [Path(file).stem, argument] if argument and files.count(file) > 1 else [Path(file).stem]
     parts = [*names, *(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in point.items())]
     variant = re.sub(r"[^\w.=+-]+", "_", "-".join(parts))  # a value may hold what a file name may not
-    trials.append((variant, seed, config.load(path, {**overrides, **point, "seed": seed}), directory / f"{variant}-s{seed}"))
+    trials.append(
+      (variant, seed, config.load(path, {**dict(overrides), **point, "seed": seed}), directory / f"{variant}-s{seed}")
+    )
   workdirs = [str(workdir) for *_, workdir in trials]
   twice = sorted({workdir for workdir in workdirs if workdirs.count(workdir) > 1})
   if twice:

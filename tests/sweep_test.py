@@ -160,6 +160,6 @@ def test_the_sweep_of_the_repository_loads():
 
 
 def test_settings_of_the_command_line_are_for_every_trial_but_the_sweeps_own_win(tmp_path):
-  trials = sweep.make_trials(SWEEP, tmp_path, {"data_dir": "elsewhere", "optimizer.learning_rate": "5"})
+  trials = sweep.make_trials(SWEEP, tmp_path, [("data_dir", "elsewhere"), ("optimizer.learning_rate", "5")])
   assert {cfg.data_dir for _, _, cfg, _ in trials} == {"elsewhere"}
   assert not any("5.0" in str(cfg.optimizer) for _, _, cfg, _ in trials)

@@ -25,8 +25,8 @@ def main() -> int:
     if unknown:
       raise ConfigError(f"{unknown[0]}: unknown; see --help")
     sweep = sweeps.load_sweep(args.sweep)
+    trials = sweeps.make_trials(sweep, args.workdir, overrides)
     set_up_process()
-    trials = sweeps.make_trials(sweep, args.workdir, dict(overrides))
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

@@ -58,15 +58,13 @@ create() {
 
 # As gcloud says it; MISSING where it says that there is none, UNKNOWN where it could not be asked.
 state() {
-  local described=(gcloud compute tpus queued-resources describe "$name" --zone="$zone" "${project[@]}") said
-  if said=$("${described[@]}" --format='value(state.state)' 2>&1); then
-    echo "$said"
-  elif [[ $said == *NOT_FOUND* ]]; then
-    echo MISSING
-  else
-    echo UNKNOWN
-  fi
+  local described=(gcloud compute tpus queued-resources describe "$name" --zone="$zone" "${project[@]}")
+  "${described[@]}" --format='value(state.state)' 2> /dev/null && return
+  [[ $("${described[@]}" 2>&1) == *NOT_FOUND* ]] && echo MISSING || echo UNKNOWN
 }
+
+# Whether a request in that state gives no machines any more.
+gone() { [[ $1 == FAILED || $1 == SUSPEND* || $1 == MISSING ]]; }
 
 # Returns when the machines are there; false if the request has failed or they were taken away.
 wait_until_active() {
@@ -74,7 +72,7 @@ wait_until_active() {
   [[ -z $dry_run ]] || return 0
   local now
   while now=$(state); [[ $now != ACTIVE ]]; do
-    [[ $now != FAILED && $now != SUSPEND* && $now != MISSING ]] || return 1
+    ! gone "$now" || return 1
     sleep "$poll"
   done
 }
@@ -111,11 +109,14 @@ ended() {
 
 # Ends with the run: done, or an error that it would meet again. Stopped by a signal (128 and more) it is started again.
 resume() {
-  local code
+  local code now=MISSING
   while true; do
-    if [[ -n $dry_run || $(state) != ACTIVE ]]; then
-      delete || true  # there may be none
-      create
+    [[ -n $dry_run ]] || now=$(state)
+    if [[ $now != ACTIVE && $now != UNKNOWN ]]; then
+      if gone "$now"; then
+        delete || true  # there may be none
+        create
+      fi
       wait_until_active || continue
       { install && start; } || continue
     fi

@@ -85,11 +85,9 @@ def _of_chid(folder: Path, split: str) -> Iterator[Row]:
 
 
 def _of_c3(folder: Path, split: str) -> Iterator[Row]:
-  names = (
-    [[f"{kind}-{split}.json", f"c3-{kind}-{split}.json"] for kind in "dm"]
-    if split != "test"
-    else [["test1.1.json", "test1.0.json"]]
-  )
+  names = [("test1.1.json", "test1.0.json")]
+  if split != "test":
+    names = [(f"{kind}-{split}.json", f"c3-{kind}-{split}.json") for kind in "dm"]
   for alternatives in names:
     for row in json.loads(_file(folder, *alternatives).read_text(encoding="utf-8")):
       yield from c3(row)

@@ -55,8 +55,8 @@ def _laid_out(tok: HuggingFace, token_types: bool) -> Any:
   if tok.backend.encode("a").ids == [tok.cls_id, *tok.encode("a"), tok.sep_id]:
     return tok.backend
   backend = Tokenizer.from_str(tok.backend.to_str())
-  named = lambda i: (str(backend.id_to_token(i)), i)
-  backend.post_processor = sequence(named(tok.cls_id), named(tok.sep_id), second=int(token_types))
+  names = {"cls": str(backend.id_to_token(tok.cls_id)), "sep": str(backend.id_to_token(tok.sep_id))}
+  backend.post_processor = _post_processor(tok, names, causal=False, token_types=token_types)
   return backend
 
 

@@ -100,6 +100,10 @@ class Tokenizer:
     """Keeps there what `load(saved_path(workdir, self.fingerprint()))` reads."""
     raise NotImplementedError
 
+  def same_as(self, other: "Tokenizer") -> bool:
+    """Whether both give the same ids and write conversations alike."""
+    return (self.fingerprint(), self.chat_template) == (other.fingerprint(), other.chat_template)
+
 
 def _starts_word(piece: str) -> bool:
   byte = _BYTE.match(piece)

@@ -19,7 +19,11 @@ GCLOUD = """#!/usr/bin/env bash
 echo "$*" >> "$NOTES/asked"
 case "$*" in
   *describe*|*"cat lm/run.code"*)
-    head -n 1 "$NOTES/answers"; sed -i 1d "$NOTES/answers" ;;
+    answer=$(head -n 1 "$NOTES/answers"); sed -i 1d "$NOTES/answers"
+    case "$answer" in
+      503|NOT_FOUND) echo "ERROR: $answer" >&2; exit 1 ;;
+      *) echo "$answer" ;;
+    esac ;;
 esac
 """
 
@@ -83,6 +87,22 @@ def test_a_preempted_tpu_is_made_anew_until_the_run_has_ended(tmp_path):
   kinds = ["delete run", "create run", "git checkout", "lm.main", "lm.main"]
   assert [kind for line in asked for kind in dict.fromkeys(kinds) if kind in line] == kinds
   assert not (tmp_path / "answers").read_text()
+
+
+@pytest.mark.parametrize(
+  ("answer", "expected"), [("503", []), ("NOT_FOUND", ["delete run", "create run", "git checkout", "lm.main"])]
+)
+def test_only_a_tpu_that_is_not_there_is_made_anew_and_none_that_could_not_be_asked(answer, expected, tmp_path):
+  (tmp_path / "gcloud").write_text(GCLOUD)
+  (tmp_path / "gcloud").chmod(0o755)
+  answers = [answer, answer, *["ACTIVE"] * bool(expected), "running", "ACTIVE", "2"]  # a failure is asked why
+  (tmp_path / "answers").write_text("".join(f"{line}\n" for line in answers))
+  path = f"{tmp_path}:{os.environ['PATH']}"
+  ended = launch("tpu_vm.sh", "resume", *TPU, "--poll=0", *TRAIN, PATH=path, NOTES=str(tmp_path))
+  assert ended.returncode == 2, ended.stderr
+  asked = (tmp_path / "asked").read_text().splitlines()
+  kinds = ["delete run", "create run", "git checkout", "lm.main"]
+  assert [kind for line in asked for kind in kinds if kind in line] == expected
 
 
 def test_gke_from_create_to_delete():
