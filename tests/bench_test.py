@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from lm import bench
+from lm.bench import data as bench
 from lm.config import ConfigError, Plug
 from lm.shapes import INPUTS
 from tests.conftest import TEXTS
@@ -23,8 +23,8 @@ FIGURES = {
 
 
 def test_figures_of_a_small_corpus():
-  data = Plug("memory", (("texts", tuple(f"{text} {i}" for i in range(40) for text in TEXTS)),))
-  found = bench.measure_data(bench.DataBench(data, vocab_size=300, seq_len=64, batch_size=4, seconds=0.05))
+  source = Plug("memory", (("texts", tuple(f"{text} {i}" for i in range(40) for text in TEXTS)),))
+  found = bench.measure_data(bench.DataBench(source, vocab_size=300, seq_len=64, batch_size=4, seconds=0.05))
   assert found.keys() >= FIGURES
   assert all(found[name] > 0 for name in FIGURES)
   assert 0 <= found["padding"] < 0.5

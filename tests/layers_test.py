@@ -20,11 +20,11 @@ LEVELS = {
   "quantizers": 1,
   "tasks": 2, "peft": 2, "infer": 2, "interop": 2,
   "program": 3, "run": 3, "engine": 3,
-  "evals": 4, "record": 4, "bench": 4, "preflight": 4,
+  "evals": 4, "record": 4, "preflight": 4,
   "saved": 5,
   "build": 6, "evaluate": 6, "train": 6, "pretrained": 6,
   "adapters": 7,
-  "predictor": 8, "predict": 8, "show": 8, "sweep": 8, "convert": 8, "prepare": 8, "peer": 8,
+  "predictor": 8, "predict": 8, "show": 8, "sweep": 8, "convert": 8, "prepare": 8, "bench": 8,
   "main": 9,
 }  # fmt: skip
 # Packages that see only these parts of the levels below them, beside level 0.

@@ -8,15 +8,18 @@ It writes runs/sst2/torch-<method>-s<seed>/summary.json, as a run of ours has it
 
 import argparse
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lm import build, config, device, metrics, peer
+from lm import build, config, device, metrics
+from lm.bench import hf, peer
 from lm.files import write_json
 from lm.main import set_up_process
-from lm.train import peak_memory
+from lm.run import Run
 
 METHODS = ("full", "head", "bitfit", "lora", "dora", "adalora", "ia3", "prefix", "prompt")
 
@@ -35,7 +38,7 @@ def main() -> int:
     file = Path(__file__).parent / "sst2.py"
     cfg = config.load(f"{file}:{args.method}", {"seed": f"{args.seed}", "data_dir": args.data_dir})
     run = build.make_run(cfg)
-    found = peer.train(run, _say)
+    found = train(run)
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -49,7 +52,7 @@ def main() -> int:
       "baseline/validation_majority_accuracy": metrics.accuracy(labels["validation"], np.bincount(labels["train"]).argmax()),
     },
     "params": {"total": run.program.num_params["total"], "trainable": found["trainable"]},
-    "peak_memory_bytes": peak_memory(),
+    "peak_memory_bytes": hf.peak_memory(),
     "time": {"train": found["seconds"], "rest": round(time.perf_counter() - began - found["seconds"], 1)},
   }
   write_json(args.runs / f"torch-{args.method}-s{args.seed}" / "summary.json", summary)
@@ -57,9 +60,20 @@ def main() -> int:
   return 0
 
 
-def _say(step: int, loss: float) -> None:
-  if step % 50 == 0:
-    print(f"step {step} loss {loss:.4f}", file=sys.stderr)
+def train(run: Run) -> dict[str, Any]:
+  """Fine-tunes the peer over the run's batches to its last step; {"accuracy" of validation before and after, "seconds"}."""
+  with tempfile.TemporaryDirectory() as folder:
+    trainer = hf.Trainer(peer.make_recipe(run, Path(folder)))
+  before, spent = peer.accuracy(trainer, run, "validation"), 0.0
+  for step in range(run.total_steps):
+    rows = peer.make_rows(run, run.loader.batch(step))
+    began = time.perf_counter()
+    loss = trainer.step(rows, float(run.schedule(step)))
+    spent += time.perf_counter() - began
+    if (step + 1) % 50 == 0:
+      print(f"step {step + 1} loss {loss:.4f}", file=sys.stderr)
+  accuracy = peer.accuracy(trainer, run, "validation")
+  return {"step0_accuracy": before, "accuracy": accuracy, "seconds": round(spent, 1), "trainable": trainer.num_trainable}
 
 
 if __name__ == "__main__":

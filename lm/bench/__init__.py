@@ -1,0 +1,1 @@
+"""Stopwatches, and what they compare with: `tools.bench`."""
