@@ -1,17 +1,19 @@
-"""The data bench measures what it says, and its command line is one line of JSON."""
+"""The stopwatch measures what it says, and its command line is one line of JSON."""
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from lm.bench import checkpoint, startup, step, turns, use
 from lm.bench import data as bench
 from lm.config import ConfigError, Plug
 from lm.shapes import INPUTS
-from tests.conftest import TEXTS
+from tests.conftest import TEXTS, make_run
 
 FIGURES = {
   "batch_tokens_per_sec",
@@ -51,3 +53,74 @@ def test_bad_settings_are_one_line():
   ended = subprocess.run(command, capture_output=True, text=True)
   assert ended.returncode == 2
   assert ended.stderr.startswith("error: data 'pydoc': unknown; did you mean 'pydocs'? There are: ")
+
+
+def test_sides_take_turns_and_who_begins_changes():
+  called = []
+
+  def side(name):
+    return lambda number: called.append((name, number)) or float(number)
+
+  assert turns.take_turns([side("a"), side("b")], 2) == [[0.0, 1.0], [0.0, 1.0]]
+  assert called == [("a", -1), ("b", -1), ("b", 0), ("a", 0), ("a", 1), ("b", 1)]
+
+
+def test_figures_are_medians_of_rounds():
+  found = turns.figures([1.0, 2.0, 4.0], tokens=[10, 10, 80])
+  assert found == {"seconds": 2.0, "spread": 0.75, "tokens_per_sec": 10.0}
+  assert turns.ratios([1.0, 2.0, 1.0], [2.0, 2.0, 3.0]) == {"ratio": 2.0, "ratios": [2.0, 1.0, 3.0]}
+
+
+def test_a_train_step_by_itself():
+  run = make_run("classify", length_buckets=(58, 64))
+  assert len(step.one_of_each_shape(run)) == 2
+  found = step.measure(run, rounds=2, steps=3, with_peer=False)
+  assert found["examples_per_sec"] == pytest.approx(8 / found["step_seconds"], rel=0.5)
+  assert found["tokens_per_sec"] > found["examples_per_sec"]
+  assert found["trainable"] == run.program.num_params["trainable"]
+  assert "peer" not in found
+
+
+def test_a_model_in_use_by_itself():
+  run = make_run("causal")
+  assert use.measure_generation(run, 1, 4, 2, with_peer=False)["tokens_per_sec"] > 0
+  assert use.measure_encoding(run, 1, 4, 2, with_peer=False)["texts_per_sec"] > 0
+  with pytest.raises(ConfigError, match="--tokens=1000: behind prompts of 32, and the model takes 128"):
+    use.measure_generation(run, 1, 1000, 2, with_peer=False)
+  with pytest.raises(ConfigError, match="generate: needs an autoregressive task"):
+    use.measure_generation(make_run("mlm"), 1, 4, 2, with_peer=False)
+
+
+def test_a_checkpoint_is_as_large_as_the_state():
+  run = make_run("causal")
+  found = checkpoint.measure(run, 1)
+  # Parameters and two moments, compressed.
+  assert found["bytes"] > 0.8 * 3 * 4 * run.program.num_params["total"]
+  assert found["blocked"]["seconds"] <= found["save"]["seconds"]
+  assert found["restore"]["bytes_per_sec"] > 0
+
+
+def test_a_start_is_until_the_first_step_is_said(monkeypatch):
+  program = "import sys, time; time.sleep(.2); print('step 1/9', flush=True); time.sleep('--help' not in sys.argv and 60)"
+  monkeypatch.setattr(startup, "_until_exit", lambda *words, code: 1.0 + code)
+  monkeypatch.setattr(startup, "MAIN", (sys.executable, "-c", program))
+  found = startup.measure("configs/tiny.py", [], rounds=1)
+  assert 0.2 < found["first_step"]["seconds"] < 30
+  assert (found["help"]["seconds"], found["config_error"]["seconds"]) == (1.0, 3.0)
+  monkeypatch.setattr(startup, "MAIN", (sys.executable, "-c", "import sys; sys.exit('error: no data')"))
+  with pytest.raises(ConfigError, match="ended before its first step: error: no data"):
+    startup.measure("configs/tiny.py", [], rounds=1)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    (["train", "--config=configs/tiny.py", "--steps=0"], "--steps=0: must be at least 1"),
+    (["finetune", "--config=configs/finetune.py", "--x=1"], "--x=1: expected --config.NAME=VALUE"),
+    (["checkpoint", "--config=configs/tiny.py", "--config.batch_sise=1"], "batch_sise"),
+  ],
+)
+def test_flags_that_are_no_settings_are_one_line(arguments, words):
+  ended = subprocess.run([sys.executable, "-m", "tools.bench", *arguments], capture_output=True, text=True)
+  assert (ended.returncode, ended.stdout) == (2, "")
+  assert re.match(rf"error: .*{re.escape(words)}", ended.stderr) and ended.stderr.count("\n") == 1

@@ -1,40 +1,56 @@
-"""What this machine does in a second, as one line of JSON.
+"""The stopwatch: what this machine does in a second, as one line of JSON.
 
-python -m tools.bench data [--data=...]                                        the data wing: batches, tokenizers
-python -m tools.bench train --config=FILE[:ARG] [--config.NAME=VALUE ...]      the train step of a run, on its own batches
-python -m tools.bench finetune --config=FILE[:ARG] [--config.NAME=VALUE ...]   the same of a run with a base, beside its peer
+python -m tools.bench train --config=FILE[:ARG] [--config.NAME=VALUE ...]   the train step of a run, on its own batches
+python -m tools.bench finetune ...     the same of a run that starts from a base, beside its peer
+python -m tools.bench encode ...       vectors of the texts of its data
+python -m tools.bench generate ...     what it writes behind its rows
+python -m tools.bench checkpoint ...   its state, saved and restored
+python -m tools.bench startup ...      until --help, until a wrong setting is named, until the first step
+python -m tools.bench data [--data=...]                                     batches and tokenizers
 
-A peer (--peer=hf: torch, transformers and peft, in a process of its own) takes turns with the run on the same batches; `ratio`
-is above 1 where the run is faster.
+A peer (--peer=hf: torch, transformers and peft, in a process of its own, on the same weights and rows) takes turns with the
+run; `ratio` is above 1 where the run is faster. Weights are those that the run starts with.
 """
 
 import argparse
 import contextlib
 import json
+import platform
 import sys
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
 
 from lm import config, device
 from lm.bench.data import DataBench, measure_data
 from lm.config import parse_plug
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft")
 
 
 def main() -> int:
   """Exit code: 0 measured, 2 bad input."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   kinds = parser.add_subparsers(dest="what", required=True)
-  _add_data(kinds.add_parser("data", help="the data wing"))
-  _add_step(kinds.add_parser("train", help="the train step of a run"), "none")
-  _add_step(kinds.add_parser("finetune", help="the train step of a run that starts from a base, and its peer"), "hf")
+  _add_data(kinds.add_parser("data", help="batches and tokenizers"))
+  for what, (words, peer, options) in RUNS.items():
+    kind = kinds.add_parser(what, help=words)
+    kind.add_argument("--config", required=True, help="as of lm.main; --config.NAME=VALUE overrides")
+    kind.add_argument("--rounds", type=int, default=7, help="that are counted; one before them warms up")
+    if peer:
+      kind.add_argument("--peer", default=peer, choices=("none", "hf"), help="hf: torch, transformers and peft")
+    for name, (default, meaning) in options.items():
+      kind.add_argument(f"--{name}", type=int, default=default, help=meaning)
   args, rest = parser.parse_known_args()
   settings = vars(args)
   what = settings.pop("what")
   try:
     with contextlib.redirect_stdout(sys.stderr):  # what is said on the way is no figure
-      found = _measure_data(settings, rest) if what == "data" else _measure_step(settings, rest)
+      found = _measure_data(settings, rest) if what == "data" else _measure_run(what, settings, rest)
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
-  print(json.dumps(found))
+  print(json.dumps({"what": what, **found, "versions": _versions()}))
   return 0
 
 
@@ -48,13 +64,6 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--seconds", type=float, default=default.seconds, help="for which batches are read")
 
 
-def _add_step(parser: argparse.ArgumentParser, peer: str) -> None:
-  parser.add_argument("--config", required=True, help="as of lm.main; --config.NAME=VALUE overrides")
-  parser.add_argument("--peer", default=peer, choices=("none", "hf"), help="hf: torch, transformers and peft")
-  parser.add_argument("--rounds", type=int, default=7, help="turns of each, beside one that warms up")
-  parser.add_argument("--steps", type=int, default=8, help="optimizer steps in a turn")
-
-
 def _measure_data(settings: dict, rest: list[str]) -> dict:
   if rest:
     raise ValueError(f"{rest[0]}: unknown; see --help")
@@ -62,21 +71,88 @@ def _measure_data(settings: dict, rest: list[str]) -> dict:
   return measure_data(DataBench(source, task, **settings))
 
 
-def _measure_step(settings: dict, rest: list[str]) -> dict:
-  if min(settings["rounds"], settings["steps"]) < 1:
-    raise ValueError(f"--rounds={settings['rounds']} --steps={settings['steps']}: must be at least 1")
-  pairs = [flag.removeprefix("--config.").partition("=") for flag in rest]
+def _measure_run(what: str, settings: dict, rest: list[str]) -> dict:
   if bad := [flag for flag in rest if not flag.startswith("--config.") or "=" not in flag]:
     raise ValueError(f"{bad[0]}: expected --config.NAME=VALUE")
-  cfg = config.load(settings["config"], [(name, value) for name, _, value in pairs])
+  path, with_peer = settings.pop("config"), settings.pop("peer", "none") == "hf"
+  if low := [name for name, value in settings.items() if value < 1]:
+    raise ValueError(f"--{low[0]}={settings[low[0]]}: must be at least 1")
+  pairs = [flag.removeprefix("--config.").partition("=") for flag in rest]
+  cfg = config.load(path, [(name, value) for name, _, value in pairs])
+  said = {"config": path, "overrides": rest, **settings}
+  if what == "startup":
+    from lm.bench import startup
+
+    return said | startup.measure(path, rest, **settings)
   from lm import build
-  from lm.bench import step
   from lm.main import set_up_process
 
-  set_up_process()
-  found = step.measure(build.make_run(cfg), settings["rounds"], settings["steps"], settings["peer"] == "hf")
-  return {"config": settings["config"], "overrides": rest, **found}
+  said["device"] = set_up_process()
+  return said | MEASURES[what](build.make_run(cfg), with_peer, **settings)
 
+
+def _measure_step(run: Any, with_peer: bool, **settings: int) -> dict:
+  from lm.bench import step
+
+  return step.measure(run, with_peer=with_peer, **settings)
+
+
+def _measure_encoding(run: Any, with_peer: bool, rounds: int, texts: int, batch_size: int) -> dict:
+  from lm.bench import use
+
+  return use.measure_encoding(run, rounds, texts, batch_size, with_peer)
+
+
+def _measure_generation(run: Any, with_peer: bool, rounds: int, tokens: int, batch_size: int) -> dict:
+  from lm.bench import use
+
+  return use.measure_generation(run, rounds, tokens, batch_size, with_peer)
+
+
+def _measure_checkpoint(run: Any, with_peer: bool, rounds: int) -> dict:
+  del with_peer
+  from lm.bench import checkpoint
+
+  return checkpoint.measure(run, rounds)
+
+
+def _versions() -> dict[str, str]:
+  found = {package: version for package in PACKAGES if (version := _version(package))}
+  return {"python": platform.python_version(), **found}
+
+
+def _version(package: str) -> str:
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return ""
+
+
+STEPS = {"steps": (8, "optimizer steps in a round")}
+# What is measured of a run: in words, the peer unless said otherwise ("" where there is none), options.
+RUNS: dict[str, tuple[str, str, dict[str, tuple[int, str]]]] = {
+  "train": ("the train step", "none", STEPS),
+  "finetune": ("the train step of a run that starts from a base, beside its peer", "hf", STEPS),
+  "encode": (
+    "vectors of the texts of its data",
+    "none",
+    {"texts": (256, "in a round"), "batch_size": (32, "rows that are computed at a time")},
+  ),
+  "generate": (
+    "what it writes behind the first half of its rows",
+    "none",
+    {"tokens": (64, "new ones behind each prompt"), "batch_size": (8, "prompts at a time")},
+  ),
+  "checkpoint": ("its state, saved and restored", "", {}),
+  "startup": ("until --help, until a wrong setting is named, until the first step", "", {}),
+}
+MEASURES: dict[str, Callable[..., dict]] = {
+  "train": _measure_step,
+  "finetune": _measure_step,
+  "encode": _measure_encoding,
+  "generate": _measure_generation,
+  "checkpoint": _measure_checkpoint,
+}
 
 if __name__ == "__main__":
   device.restart_with_huge_pages()

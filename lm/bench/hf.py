@@ -3,6 +3,7 @@ process of its own, in which neither library's threads and memory stand in the o
 """
 
 import dataclasses
+import functools
 import re
 import resource
 import sys
@@ -116,7 +117,57 @@ def _tuned(model: Any, recipe: Recipe) -> Any:
   return model
 
 
+class User:
+  """transformers' model in use, in fp32 on the CPU."""
+
+  def __init__(self, directory: str, model_class: str, cores: int):
+    import torch
+    import transformers
+
+    torch.set_num_threads(cores)
+    self._torch = torch
+    with torch.device("cpu"):
+      self.model = getattr(transformers, model_class).from_pretrained(directory, dtype=torch.float32).eval()
+    self._directory = directory
+
+  @functools.cached_property
+  def _tokenizer(self) -> Any:
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(self._directory)
+
+  def encode(self, texts: Sequence[str], batch_size: int, max_len: int) -> np.ndarray:
+    """[N, D]: the mean of the last hidden states over a text's tokens, specials left out; batches of similar length."""
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    vectors: list[Any] = [None] * len(texts)
+    with self._torch.inference_mode():
+      for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        inputs = self._tokenizer(
+          [texts[i] for i in chosen],
+          padding=True,
+          truncation=True,
+          max_length=max_len,
+          return_tensors="pt",
+          return_special_tokens_mask=True,
+        )
+        counts = (inputs["attention_mask"] * (1 - inputs.pop("special_tokens_mask"))).unsqueeze(-1)
+        hidden = self.model(**inputs).last_hidden_state
+        means = (hidden * counts).sum(1) / counts.sum(1).clamp(min=1)
+        for i, vector in zip(chosen, means.numpy(), strict=True):
+          vectors[i] = vector
+    return np.stack(vectors)
+
+  def write(self, prompts_BT: np.ndarray, num_tokens: int) -> np.ndarray:
+    """[B, num_tokens] likeliest tokens behind each prompt."""
+    tokens = self._torch.from_numpy(prompts_BT)
+    with self._torch.inference_mode():
+      asked = {"attention_mask": self._torch.ones_like(tokens), "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+      return self.model.generate(tokens, max_new_tokens=num_tokens, **asked)[:, tokens.shape[1] :].numpy()
+
+
 _trainer: Trainer | None = None  # of this process, which has no other
+_user: User | None = None
 
 
 def start(recipe: Recipe) -> int:
@@ -132,6 +183,28 @@ def train(batches: Sequence[Rows], learning_rates: Sequence[float]) -> float:
   began = time.perf_counter()
   for rows, learning_rate in zip(batches, learning_rates, strict=True):
     _trainer.step(rows, learning_rate)
+  return time.perf_counter() - began
+
+
+def load(directory: str, model_class: str, cores: int) -> None:
+  """Makes this process's model in use."""
+  global _user
+  _user = User(directory, model_class, cores)
+
+
+def encode_timed(texts: Sequence[str], batch_size: int, max_len: int) -> float:
+  """Seconds of `User.encode`."""
+  assert _user is not None
+  began = time.perf_counter()
+  _user.encode(texts, batch_size, max_len)
+  return time.perf_counter() - began
+
+
+def write_timed(prompts_BT: np.ndarray, num_tokens: int) -> float:
+  """Seconds of `User.write`."""
+  assert _user is not None
+  began = time.perf_counter()
+  _user.write(prompts_BT, num_tokens)
   return time.perf_counter() - began
 
 

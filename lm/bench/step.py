@@ -1,54 +1,45 @@
-"""The train step of a run by the stopwatch, and beside it that of its peer, taking turns on the same batches."""
+"""The train step of a run by the stopwatch, and beside it that of its peer, on the same batches."""
 
 import contextlib
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from lm import device, metrics, sharding
 from lm.bench import hf, peer
+from lm.bench.turns import Turn, figures, ratios, take_turns, timed
 from lm.run import Run
 from lm.shapes import INPUTS, Batch
 from lm.train import peak_memory
 
-Turn = Callable[[Sequence[Batch], int], float]  # (batches, step of the first) -> seconds
-
 
 def measure(run: Run, rounds: int, steps: int, with_peer: bool) -> dict[str, Any]:
-  """Trains `steps` steps a round, after one step of every shape that is not counted; so does the peer, in the same round.
+  """Trains `steps` steps a round, after one step of every shape that is not counted; so does the peer.
 
   Returns:
-    `_figures` of the run, compile_seconds and, with a peer, its figures as `peer`, `ratios` of examples per second, above 1
-    where this run is faster, and `ratio`, their median.
+    Figures of a round, of real tokens and of examples per second, MFU, peak_memory_bytes (of the process, compilation
+    included), compile_seconds; with a peer the like as `peer`, and `turns.ratios`.
 
   Raises:
     ConfigError: as `peer.make_recipe`.
   """
+  batches = [[run.loader.batch(r * steps + i) for i in range(steps)] for r in range(rounds)] + [one_of_each_shape(run)]
   with contextlib.ExitStack() as stack:
-    theirs = stack.enter_context(_peer(run)) if with_peer else None
-    began = time.perf_counter()
-    run.program.compile(run.loader.shapes(), [])
-    compile_seconds = time.perf_counter() - began
-    ours = _trainer(run)
-    rounds_of_batches = [[run.loader.batch(r * steps + i) for i in range(steps)] for r in range(rounds)]
-    turns: list[Turn] = [ours, *([theirs.turn] if theirs else [])]
-    seconds = [_take_turns(turns, batches, r, steps) for r, batches in enumerate([one_of_each_shape(run), *rounds_of_batches])]
-    by_side = list(zip(*seconds[1:], strict=True))
-    found = _figures(run, rounds_of_batches, by_side[0])
-    found |= {"compile_seconds": round(compile_seconds, 2), "trainable": run.program.num_params["trainable"]}
-    found |= {"peak_memory_bytes": peak_memory(), "cores": device.num_cores()}
-    if theirs:
-      other = _figures(run, rounds_of_batches, by_side[1]) | theirs.describe()
-      ratios = [b / a for a, b in seconds[1:]]
-      found |= {"peer": other, "ratio": round(statistics.median(ratios), 3), "ratios": [round(ratio, 3) for ratio in ratios]}
-    return found
+    theirs = stack.enter_context(_peer(run, batches, steps)) if with_peer else None
+    compile_seconds = timed(lambda: run.program.compile(run.loader.shapes(), []))
+    seconds = take_turns([_ours(run, batches), *([theirs.turn] if theirs else [])], rounds)
+    found = _figures(run, batches[:-1], seconds[0], peak_memory()) | {"compile_seconds": round(compile_seconds, 2)}
+    found |= {"trainable": run.program.num_params["trainable"]}
+    if not theirs:
+      return found
+    other = _figures(run, batches[:-1], seconds[1], theirs.peak_memory()) | {"trainable": theirs.num_trainable}
+    return found | {"peer": other, **ratios(*seconds)}
 
 
 def one_of_each_shape(run: Run) -> list[Batch]:
@@ -63,67 +54,52 @@ def one_of_each_shape(run: Run) -> list[Batch]:
   return list(found.values())
 
 
-def _take_turns(turns: Sequence[Turn], batches: Sequence[Batch], number: int, steps: int) -> list[float]:
-  """Seconds by side; who begins changes from round to round."""
-  seconds = [0.0] * len(turns)
-  for side in range(len(turns))[:: 1 if number % 2 else -1]:
-    seconds[side] = turns[side](batches, max(number - 1, 0) * steps)
-  return seconds
-
-
-def _trainer(run: Run) -> Turn:
-  """The run's own steps, as the loop takes them: a batch is placed and the step started before the last one is waited for."""
+def _ours(run: Run, batches: Sequence[Sequence[Batch]]) -> Turn:
+  """The run's own steps, as the loop takes them: none is waited for before the next one is started."""
   state, rng = run.init_state(), run.noise_rng
 
-  def turn(batches: Sequence[Batch], first: int) -> float:
+  def train(number: int) -> None:
     nonlocal state
-    began = time.perf_counter()
-    for batch in batches:
-      state, result = run.program.train(state, sharding.place(batch, run.mesh), rng)
-    float(result["loss"])
-    return time.perf_counter() - began
+    for batch in batches[number]:
+      state, _ = run.program.train(state, sharding.place(batch, run.mesh), rng)
+    jax.block_until_ready(state)
 
-  return turn
+  return lambda number: timed(lambda: train(number))
 
 
 class _Peer:
   """hf.Trainer in a process of its own, which sleeps while the run has its turn."""
 
-  def __init__(self, run: Run, recipe: hf.Recipe, pool: ProcessPoolExecutor):
-    self._run, self._pool = run, pool
-    self._num_trainable = pool.submit(hf.start, recipe).result()
+  def __init__(self, run: Run, recipe: hf.Recipe, pool: ProcessPoolExecutor, batches: list[list[Batch]], steps: int):
+    self._schedule, self._pool, self._steps = run.schedule, pool, steps
+    self._rows = [[peer.make_rows(run, batch) for batch in part] for part in batches]
+    self.num_trainable = pool.submit(hf.start, recipe).result()
 
-  def turn(self, batches: Sequence[Batch], first: int) -> float:
-    rates = [float(self._run.schedule(first + i)) for i in range(len(batches))]
-    return self._pool.submit(hf.train, [peer.make_rows(self._run, batch) for batch in batches], rates).result()
+  def turn(self, number: int) -> float:
+    rates = [float(self._schedule(max(number, 0) * self._steps + i)) for i in range(len(self._rows[number]))]
+    return self._pool.submit(hf.train, self._rows[number], rates).result()
 
-  def describe(self) -> dict[str, Any]:
-    return {"trainable": self._num_trainable, "peak_memory_bytes": self._pool.submit(hf.peak_memory).result()}
+  def peak_memory(self) -> int:
+    return self._pool.submit(hf.peak_memory).result()
 
 
 @contextlib.contextmanager
-def _peer(run: Run) -> Iterator[_Peer]:
-  with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-    yield _Peer(run, peer.make_recipe(run, Path(folder)), pool)
+def _peer(run: Run, batches: list[list[Batch]], steps: int) -> Generator[_Peer]:
+  with tempfile.TemporaryDirectory() as folder, process() as pool:
+    yield _Peer(run, peer.make_recipe(run, Path(folder)), pool, batches, steps)
 
 
-def _figures(run: Run, rounds: Sequence[Sequence[Batch]], seconds: Sequence[float]) -> dict[str, Any]:
-  """Of one side: medians over rounds of seconds per step, examples and real tokens per second and MFU.
+def process() -> ProcessPoolExecutor:
+  """A process for the other side."""
+  return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
-  spread: the distance of the quartiles of the seconds of a round, as a share of their median.
-  """
-  steps = len(rounds[0])
-  tokens = [sum(int(np.count_nonzero(batch[INPUTS]["segment_ids"])) for batch in batches) for batches in rounds]
-  tokens_per_sec = statistics.median(count / spent for count, spent in zip(tokens, seconds, strict=True))
+
+def _figures(run: Run, batches: Sequence[Sequence[Batch]], seconds: Sequence[float], peak_bytes: int) -> dict[str, Any]:
+  tokens = [sum(int(np.count_nonzero(batch[INPUTS]["segment_ids"])) for batch in part) for part in batches]
+  examples = [len(part) * run.config.batch_size for part in batches]
+  found = figures(seconds, tokens=tokens, examples=examples)
   devices = run.mesh.devices.flatten()
   flops = run.program.flops_per_token(run.config.seq_len)
-  mfu = metrics.flops_utilisation(tokens_per_sec, flops, devices[0].device_kind, len(devices))
-  middle = statistics.median(seconds)
-  low, high = np.quantile(seconds, [0.25, 0.75])
-  return {
-    "step_seconds": round(middle / steps, 5),
-    "spread": round(float(high - low) / middle, 3),
-    "examples_per_sec": round(run.config.batch_size * steps / middle, 2),
-    "tokens_per_sec": round(tokens_per_sec, 1),
-    "mfu": None if mfu is None else round(mfu, 4),
-  }
+  mfu = metrics.flops_utilisation(found["tokens_per_sec"], flops, devices[0].device_kind, len(devices))
+  step_seconds = round(found.pop("seconds") / len(batches[0]), 5)
+  return {"step_seconds": step_seconds, **found, "mfu": mfu, "peak_memory_bytes": peak_bytes, "cores": device.num_cores()}

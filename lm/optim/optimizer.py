@@ -124,7 +124,9 @@ def _clip(limit: float) -> optax.GradientTransformationExtraArgs:
   def update(updates, state, params=None, *, counted=None, **extra):
     del params, extra
     norm = optax.tree.norm(updates if counted is None else counted)
-    return jax.tree.map(lambda x: jnp.where(norm < limit, x, x / norm.astype(x.dtype) * limit), updates), state
+    # One factor for all, since a product is computed again wherever it is read; a quotient would be stored and read back.
+    factor = jnp.where(norm < limit, 1.0, limit / norm)
+    return jax.tree.map(lambda x: x * factor.astype(x.dtype), updates), state
 
   return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
