@@ -1,4 +1,7 @@
-"""python -m tools.train_tokenizer: a SentencePiece unigram model on the documentation inside Python."""
+"""python -m tools.train_tokenizer: a SentencePiece model on the documentation inside Python, or on any source of text.
+
+--kind=char has a piece for each character of the text.
+"""
 
 import argparse
 import json
@@ -15,14 +18,16 @@ from lm.data import tokenizer
 
 def main() -> int:
   """Exit code: 0 trained or already there, 2 bad input."""
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--data", default="pydocs", help="source, e.g. pydocs or 'text(path=\"a.txt\")'")
-  parser.add_argument("--vocab_size", type=int, default=4096)
+  parser.add_argument("--kind", default=tokenizer.KINDS[0], choices=tokenizer.KINDS)
+  parser.add_argument("--vocab_size", type=int, help=f"{tokenizer.VOCAB_SIZE} where the kind takes one and this is left out")
   parser.add_argument("--extra_symbols", default="", help="pieces that no text gives, e.g. '<fim_prefix>,<extra_id_0..99>'")
   parser.add_argument("--output", default="runs/tokenizer.model")
   args = parser.parse_args()
   try:
-    return _train(parse_plug("data", args.data), args.vocab_size, _symbols(args.extra_symbols), Path(args.output))
+    options = {"kind": args.kind, "vocab_size": args.vocab_size, "extra_symbols": _symbols(args.extra_symbols)}
+    return _train(parse_plug("data", args.data), options, Path(args.output))
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -37,13 +42,12 @@ def _symbols(text: str) -> list[str]:
   return names
 
 
-def _train(data: Plug, vocab_size: int, extra_symbols: list[str], output: Path) -> int:
+def _train(data: Plug, options: dict[str, Any], output: Path) -> int:
   if output.is_dir():
     raise ConfigError(f"--output={str(output)!r}: is a folder; expected a file such as runs/tokenizer.model")
   source = plug.make("data", data, split="train")
   note = output.with_suffix(".json")
-  settings = {"data": data.to_dict(), "vocab_size": vocab_size, "fingerprint": source.fingerprint()}
-  settings |= {"extra_symbols": extra_symbols} if extra_symbols else {}
+  settings = {"data": data.to_dict(), **options, "fingerprint": source.fingerprint()}
   if output.is_file() and _holds(note, settings):
     print(f"{output}: there already, from the same text and settings")
     return 0
@@ -51,7 +55,7 @@ def _train(data: Plug, vocab_size: int, extra_symbols: list[str], output: Path) 
     print(source.describe())
   note.unlink(missing_ok=True)  # it speaks for the model that is replaced now
   began = time.perf_counter()
-  tokenizer.train((source[i]["text"] for i in range(len(source))), str(output), vocab_size, extra_symbols)
+  tokenizer.train((source[i]["text"] for i in range(len(source))), str(output), **options)
   seconds = time.perf_counter() - began
   note.write_text(json.dumps(settings, indent=2) + "\n")
   tok = tokenizer.load(str(output))

@@ -25,7 +25,7 @@ def to_huggingface(tok: Tokenizer, directory: Path, model_max_length: int, causa
     token_types: whether the model reads token types: then those of b and its sep are 1, and they are among the inputs.
 
   Raises:
-    ConfigError: a SentencePiece model that is not unigram, or that changes the text (normalisation, dummy prefix).
+    ConfigError: a SentencePiece model that is neither unigram nor char, or that changes the text (normalisation, dummy prefix).
   """
   if isinstance(tok, HuggingFace):
     backend, names, config = tok.backend if causal else _laid_out(tok, token_types), tok.names, tok.config
@@ -79,10 +79,10 @@ def _unigram_backend(tok: Tokenizer) -> Any:
 
   assert isinstance(tok, SentencePiece), type(tok)
   model = tok.model
-  if model.normalize(_PROBE) != _PROBE.replace(" ", SPACE_MARK) or not _is_unigram(model):
+  if model.normalize(_PROBE) != _PROBE.replace(" ", SPACE_MARK) or not (_is_unigram(model) or _is_of_characters(model)):
     raise ConfigError(
-      "tokenizer: only a unigram SentencePiece model that keeps the text as it is can be written for Hugging Face,"
-      " such as tools.train_tokenizer makes; use the tokenizer.json that came with this one"
+      "tokenizer: only a SentencePiece model of kind unigram or char that keeps the text as it is can be written for Hugging"
+      " Face, such as tools.train_tokenizer makes; use the tokenizer.json that came with this one"
     )
   pieces = [(model.id_to_piece(i), model.get_score(i)) for i in range(tok.vocab_size)]
   byte_fallback = any(model.is_byte(i) for i in range(tok.vocab_size))
@@ -102,3 +102,9 @@ def _is_unigram(model: Any) -> bool:
   except RuntimeError:  # "not available for the current model"
     return False
   return True
+
+
+def _is_of_characters(model: Any) -> bool:
+  """Whether a text is cut in one way only, which unigram finds too."""
+  named = lambda i: model.is_control(i) or model.is_unknown(i) or model.is_byte(i)
+  return all(len(model.id_to_piece(i)) == 1 for i in range(model.vocab_size()) if not named(i))

@@ -10,9 +10,11 @@ import hashlib
 import io
 import itertools
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +27,8 @@ _BYTE = re.compile("<0x([0-9A-F]{2})>")
 UNSPACED = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # kana, Han
 _MAX_LINE = 1 << 16  # bytes; the trainer leaves out longer lines, so they are cut
 _MIN_VOCAB = 262  # 256 bytes, the five specials, the newline
+VOCAB_SIZE = 4096  # where nothing else is said
+KINDS = ("unigram", "char")  # of SentencePiece: which pieces a vocabulary has, and how a text is cut into them
 
 
 class Tokenizer:
@@ -252,18 +256,32 @@ def saved_path(workdir: Path, fingerprint: str) -> str:
   return str(workdir / ("tokenizer" if fingerprint.startswith(HF_PREFIX) else "tokenizer.model"))
 
 
-def train(texts: Iterable[str], path: str, vocab_size: int = 4096, extra_symbols: Sequence[str] = ()) -> None:
-  """Trains a unigram model with byte fallback and writes it to `path`; the same texts give the same file.
+def train(
+  texts: Iterable[str], path: str, vocab_size: int | None = None, extra_symbols: Sequence[str] = (), kind: str = KINDS[0]
+) -> None:
+  """Trains a model with byte fallback and writes it to `path`; the same texts give the same file.
 
-  extra_symbols: pieces that no text gives, for tasks that write them: "<extra_id_0>", "<fim_prefix>", "[R]".
+  Args:
+    vocab_size: VOCAB_SIZE if not given; of kind "char" there is a piece for each character of the texts, as many as there are.
+    extra_symbols: pieces that no text gives, for tasks that write them: "<extra_id_0>", "<fim_prefix>", "[R]".
+    kind: one of KINDS.
 
   Raises:
-    ConfigError: no text, or a vocabulary too small or too large for it.
+    ConfigError: no text, or a vocabulary too small or too large for it; another kind, or a size that it does not take.
   """
   import sentencepiece
 
+  if kind not in KINDS:
+    raise ConfigError(f"kind={kind!r}: accepted are {', '.join(KINDS)}")
+  if kind == "char" and vocab_size is not None:
+    raise ConfigError(
+      f"vocab_size={vocab_size}: has no effect on kind 'char', which has a piece for each character; leave it out"
+    )
   least = _MIN_VOCAB + len(extra_symbols)
-  if vocab_size < least:
+  of_kind: dict[str, Any] = {"vocab_size": VOCAB_SIZE if vocab_size is None else vocab_size}
+  if kind == "char":
+    of_kind = {"vocab_size": sys.maxunicode, "use_all_vocab": True, "character_coverage": 1.0}
+  if (vocab_size or least) < least:
     raise ConfigError(f"vocab_size={vocab_size}: at least {least}, for bytes, newline and specials")
   if len({*extra_symbols, PAD, UNK, BOS, EOS, MASK, "\n", ""}) < len(extra_symbols) + 7:
     raise ConfigError(f"extra_symbols={','.join(extra_symbols)!r}: accepted are different names, not those of other specials")
@@ -276,8 +294,8 @@ def train(texts: Iterable[str], path: str, vocab_size: int = 4096, extra_symbols
     sentencepiece.SentencePieceTrainer.train(
       sentence_iterator=itertools.chain([first], lines),
       model_writer=model,
-      model_type="unigram",
-      vocab_size=vocab_size,
+      model_type=kind,
+      **of_kind,
       byte_fallback=True,
       normalization_rule_name="identity",
       add_dummy_prefix=False,

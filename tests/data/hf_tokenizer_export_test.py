@@ -18,9 +18,10 @@ from tests.data.tokenizer_test import SENTENCES
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["bytes", "unigram", "char"])
 def test_an_export_has_our_ids_and_our_sequences(kind, causal, tmp_path):
-  tokenizer.train(SENTENCES, str(tmp_path / "x.model"), 300)
+  sizes = {"unigram": {"vocab_size": 300}, "char": {"kind": "char"}}
+  tokenizer.train(SENTENCES, str(tmp_path / "x.model"), **sizes.get(kind, {"vocab_size": 300}))
   tok = tokenizer.Bytes() if kind == "bytes" else load(tmp_path / "x.model")
   to_huggingface(tok, tmp_path / "out", 128, causal, token_types=not causal)
   other = load(tmp_path / "out")
@@ -92,7 +93,7 @@ def test_a_sentencepiece_model_that_changes_the_text_is_not_exported(tmp_path):
       sentence_iterator=iter(SENTENCES), model_writer=model, vocab_size=60, minloglevel=2, hard_vocab_limit=False, **options
     )
     (tmp_path / "x.model").write_bytes(model.getvalue())
-    with pytest.raises(ConfigError, match="only a unigram SentencePiece model that keeps the text"):
+    with pytest.raises(ConfigError, match="only a SentencePiece model of kind unigram or char that keeps the text"):
       to_huggingface(load(tmp_path / "x.model"), tmp_path / "out", 128, causal=True)
   assert not (tmp_path / "out").exists()
 

@@ -84,6 +84,22 @@ def test_same_texts_give_the_same_file(tmp_path):
   assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_a_model_of_characters_has_one_piece_for_each(tmp_path):
+  path = str(tmp_path / "x.model")
+  tokenizer.train(["abc é\n", "ab 中"], path, kind="char", extra_symbols=["<fim>"])
+  tok = tokenizer.load(path)
+  assert tok.vocab_size == 5 + 1 + 256 + len("abc é\n中")
+  for text in (*HARD, "cab 中 not seen"):
+    check(tok, text)
+  ids, spans = tok.encode_with_offsets("b 中x")
+  assert [tok.piece(i) for i in ids] == ["b", "\u2581", "中", "<0x78>"]
+  assert spans.tolist() == [[0, 1], [1, 2], [2, 3], [3, 4]]
+  with pytest.raises(ConfigError, match="vocab_size=300: has no effect on kind 'char'"):
+    tokenizer.train(["a"], path, 300, kind="char")
+  with pytest.raises(ConfigError, match="kind='bpe': accepted are unigram, char"):
+    tokenizer.train(["a"], path, kind="bpe")
+
+
 def test_a_line_longer_than_the_trainer_takes_is_cut_not_left_out(tmp_path):
   tokenizer.train([*SENTENCES, "ж щ " * 50_000], str(tmp_path / "x.model"), 300)
   assert len(tokenizer.load(str(tmp_path / "x.model")).encode("ж")) == 1
