@@ -5,7 +5,10 @@ be at any URL, have lm.data.paths.
 """
 
 import contextlib
+import errno
+import fcntl
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -99,6 +102,33 @@ def find(folder: Path, name: str) -> list[Path]:
 
   system, inside = fsspec.core.url_to_fs(str(folder))
   return [path(system.unstrip_protocol(found), "find") for found in system.find(inside) if found.endswith(f"/{name}")]
+
+
+@contextlib.contextmanager
+def alone(lock: Path, workdir: Path) -> Generator[None]:
+  """Holds a workdir for this process to the end of the block or of the process, by a file of this machine that stays there.
+
+  On a file system that knows no locks, as some of a network, nothing is held.
+
+  Raises:
+    ConfigError: another process holds it; it says which.
+  """
+  lock.parent.mkdir(parents=True, exist_ok=True)
+  with lock.open("a+") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      raise ConfigError(
+        f"{workdir}: process {file.read()} trains there; stop it, or give this one a workdir of its own"
+      ) from error
+    except OSError as error:
+      if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+        raise
+    file.truncate(0)
+    file.write(f"{os.getpid()}")
+    file.flush()
+    yield
 
 
 @contextlib.contextmanager

@@ -34,17 +34,21 @@ class Records:
     key = hashlib.sha256(files.absolute(workdir).encode()).hexdigest()[:24]
     self.folder = cache / "runs" / key / str(index) if self._private else workdir
     self.place = self.folder if index else workdir  # where a file goes that is written once, and whole
+    self._held = contextlib.ExitStack()
 
   def __enter__(self) -> "Records":
+    lock = self.folder.with_suffix(".lock") if self._private else self.folder / ".lock"
+    self._held.enter_context(files.alone(lock, self.workdir))
     if self._private:  # what a kill left there; the truth is in the workdir
       shutil.rmtree(self.folder, ignore_errors=True)
     self.folder.mkdir(parents=True, exist_ok=True)
     return self
 
   def __exit__(self, *exception: object) -> None:
-    self.send()
-    if self._private:
-      shutil.rmtree(self.folder)
+    with self._held:
+      self.send()
+      if self._private:
+        shutil.rmtree(self.folder)
 
   def bring(self, other: Path) -> None:
     """Copies the losses and metrics of a workdir whose checkpoint this run goes on from."""

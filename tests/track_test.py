@@ -2,11 +2,17 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lm.track import Clock, Losses, Tracker
+from lm import files
+from lm.config import ConfigError
+from lm.track import Clock, Losses, Records, Tracker
 
 
 def lines(path):
@@ -115,3 +121,32 @@ def test_clock_counts_inner_time_once():
       time.sleep(0.05)
   assert 0.04 < clock.seconds["inner"] < 0.2
   assert clock.seconds["outer"] < clock.seconds["inner"]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_workdir_is_one_process_s_alone_until_it_ends(index, tmp_path):
+  make = lambda: Records(tmp_path / "run", tmp_path / "cache", index)
+  with make(), pytest.raises(ConfigError, match=rf"run: process {os.getpid()} trains there; stop it"), make():
+    pass
+  with make(), Records(tmp_path / "run", tmp_path / "cache", index + 1):
+    pass
+
+
+def test_a_process_that_was_killed_holds_nothing(tmp_path):
+  program = f"""
+import pathlib, time
+from lm import files
+with files.alone(pathlib.Path({str(tmp_path / ".lock")!r}), pathlib.Path("run")):
+  print("held", flush=True)
+  time.sleep(60)
+"""
+  with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as other:
+    assert other.stdout.readline() == "held\n"
+    with (
+      pytest.raises(ConfigError, match=f"run: process {other.pid} trains there"),
+      files.alone(tmp_path / ".lock", Path("run")),
+    ):
+      pass
+    other.kill()
+  with files.alone(tmp_path / ".lock", Path("run")):
+    pass
