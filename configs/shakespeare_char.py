@@ -1,12 +1,12 @@
-"""nanoGPT's two recipes of the characters of Shakespeare: a character-level GPT on one book of 1.1 MB.
+"""The characters of Shakespeare at the two sizes and budgets of nanoGPT's recipes, with a block and an optimizer of our own.
 
 python -m tools.train_tokenizer --kind=char --data="text(path='DATA/train.txt', unit='file')" --output=runs/shakespeare.model
 python -m lm.main --config=configs/shakespeare_char.py:cpu --config.data_dir=DATA --workdir=runs/shakespeare-cpu
 
 DATA has train.txt and val.txt, nanoGPT's cut of its input.txt at 90%: `head -c 1003854 input.txt > train.txt` and
 `tail -c 111540 input.txt > val.txt`. nanoGPT publishes a validation loss of 1.88 for `cpu` (4 layers of 128, T 64, 12 rows,
-2,000 steps) and of 1.4697 for the other one (6 layers of 384, T 256, 64 rows, 5,000 steps; one A100). The loss here is that
-of all of val.txt, in rows of T without overlap, in nats per character.
+2,000 steps) and of 1.4697 for the other one (6 layers of 384, T 256, 64 rows, 5,000 steps; one A100), with GPT-2's block and
+AdamW. The loss here is that of all of val.txt, in rows of T without overlap, in nats per character.
 """
 
 from ml_collections import ConfigDict

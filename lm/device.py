@@ -5,6 +5,7 @@
 
 import os
 import re
+import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,6 +72,22 @@ def available_memory(root: Path = Path("/")) -> int:
   limit, used = (_read(root / f"sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
   found += [int(limit) - int(used)] if limit.isdecimal() and used.isdecimal() else []
   return min(found, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def peak_memory(root: Path = Path("/")) -> int:
+  """[bytes] that this process had at most, since it began or since `reset_peak_memory`.
+
+  Of Linux's two counts the one that does not begin with what the process had that started this one.
+  """
+  if found := re.search(r"VmHWM:\s+(\d+) kB", _read(root / "proc/self/status")):
+    return int(found[1]) << 10
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def reset_peak_memory() -> None:
+  """Lets `peak_memory` begin anew, from what the process has now; on Linux alone."""
+  if (file := Path("/proc/self/clear_refs")).exists():
+    file.write_text("5")
 
 
 def num_cores() -> int:

@@ -8,8 +8,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm import checkpoint, cluster, config, duration, evaluate, files, metrics, record, sharding, tree
+from lm import checkpoint, cluster, config, device, duration, evaluate, files, metrics, record, sharding, tree
 from lm.checkpoint import Checkpoints
 from lm.config import ConfigError
 from lm.data import paths
@@ -128,7 +126,9 @@ class _Origin:
 @contextlib.contextmanager
 def _started(run: Run, records: Records, origin: _Origin, clock: Clock) -> Generator[tuple[dict[str, Any], Losses, Tracker]]:
   """Manifest, losses and tracker of a run that goes on from `origin`; on every process, of which the first one talks."""
-  here = cluster.here()
+  here, own = cluster.here(), checkpoint.steps(records.workdir / "checkpoints")[-1:]
+  if own != ([origin.step] if origin.run_dir == records.workdir else []):  # until this process held the workdir
+    raise ConfigError(f"{records.workdir}: another process trained there meanwhile; the same command goes on from there")
   with contextlib.ExitStack() as stack:
     with clock("start-up"):
       if origin.run_dir:
@@ -391,5 +391,4 @@ def peak_memory() -> int:
   stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
     return stats["peak_bytes_in_use"]
-  scale = 1 if sys.platform == "darwin" else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+  return device.peak_memory()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -73,10 +74,10 @@ def test_figures_are_medians_of_rounds():
 
 def test_a_train_step_by_itself():
   run = make_run("classify", length_buckets=(58, 64))
-  assert len(step.one_of_each_shape(run)) == 2
+  assert [run.loader.batch(i)["inputs"]["tokens"].shape[1] for i in run.loader.first_steps()] == [58, 64]
   found = step.measure(run, rounds=2, steps=3, with_peer=False)
-  assert found["examples_per_sec"] == pytest.approx(8 / found["step_seconds"], rel=0.5)
-  assert found["tokens_per_sec"] > found["examples_per_sec"]
+  assert found["rows_per_sec"] == pytest.approx(8 / found["step_seconds"], rel=0.5)
+  assert found["tokens_per_sec"] > found["rows_per_sec"]
   assert found["trainable"] == run.program.num_params["trainable"]
   assert "peer" not in found
 
@@ -91,25 +92,38 @@ def test_a_model_in_use_by_itself():
     use.measure_generation(make_run("mlm"), 1, 4, 2, with_peer=False)
 
 
-def test_a_checkpoint_is_as_large_as_the_state():
+def test_a_checkpoint_is_as_large_as_the_state(tmp_path):
   run = make_run("causal")
-  found = checkpoint.measure(run, 1)
+  found = checkpoint.measure(run, 1, str(tmp_path))
   # Parameters and two moments, compressed.
   assert found["bytes"] > 0.8 * 3 * 4 * run.program.num_params["total"]
-  assert found["blocked"]["seconds"] <= found["save"]["seconds"]
   assert found["restore"]["bytes_per_sec"] > 0
+  assert not list(tmp_path.iterdir())
 
 
-def test_a_start_is_until_the_first_step_is_said(monkeypatch):
-  program = "import sys, time; time.sleep(.2); print('step 1/9', flush=True); time.sleep('--help' not in sys.argv and 60)"
-  monkeypatch.setattr(startup, "_until_exit", lambda *words, code: 1.0 + code)
-  monkeypatch.setattr(startup, "MAIN", (sys.executable, "-c", program))
-  found = startup.measure("configs/tiny.py", [], rounds=1)
-  assert 0.2 < found["first_step"]["seconds"] < 30
-  assert (found["help"]["seconds"], found["config_error"]["seconds"]) == (1.0, 3.0)
-  monkeypatch.setattr(startup, "MAIN", (sys.executable, "-c", "import sys; sys.exit('error: no data')"))
-  with pytest.raises(ConfigError, match="ended before its first step: error: no data"):
-    startup.measure("configs/tiny.py", [], rounds=1)
+def test_a_start_is_until_the_first_step_is_said():
+  found = startup.measure("configs/tiny.py:smoke", [], rounds=1)
+  assert 0 < found["help"]["seconds"] < found["first_step"]["seconds"]
+  assert found["config_error"]["seconds"] < found["first_step"]["seconds"]
+  with pytest.raises(ConfigError, match="ended before its first step: error: config.tokenizer='none.model'"):
+    startup.measure("configs/tiny.py:smoke", ["--config.tokenizer=none.model"], rounds=1)
+
+
+def test_children_of_the_stopwatch_start_as_a_user_s_do(monkeypatch):
+  monkeypatch.setenv("LM_RESTARTED", "1")
+  monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+  assert not {"LM_RESTARTED", "GLIBC_TUNABLES"} & startup._environment().keys()
+  monkeypatch.delenv("LM_RESTARTED")
+  assert "GLIBC_TUNABLES" in startup._environment()
+
+
+def test_what_goes_wrong_on_the_other_side_is_one_line():
+  with turns.Other() as other:
+    assert other.ask(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ConfigError, match="peer: FileNotFoundError: .*no such file"):
+      other.ask(open, "no such file")
+    with pytest.raises(ConfigError, match="peer: BrokenProcessPool"):
+      other.ask(os._exit, 1)
 
 
 @pytest.mark.parametrize(

@@ -111,3 +111,17 @@ def test_a_program_starts_anew_once_where_huge_pages_are_given_to_those_that_ask
 
 def test_a_machine_without_huge_pages_is_left_alone(monkeypatch, tmp_path):
   assert not restarts(monkeypatch, tmp_path, {})
+
+
+def test_peak_memory_is_of_this_process_and_begins_anew():
+  array = bytearray(64 << 20)
+  peak = device.peak_memory()
+  del array
+  device.reset_peak_memory()
+  assert device.peak_memory() < peak - (32 << 20)
+  program = "from lm import device; print(device.peak_memory())"
+  with_much = (
+    f"import subprocess, sys; much = bytearray(400 << 20); subprocess.run([sys.executable, '-c', {program!r}], check=True)"
+  )
+  found = subprocess.run([sys.executable, "-c", with_much], capture_output=True, text=True, check=True).stdout
+  assert 0 < int(found) < 200 << 20

@@ -1,6 +1,7 @@
 """The promises of the loop: golden first losses, exact resume, one answer however computed, two tasks over one backbone."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -50,6 +51,25 @@ def test_interrupted_and_resumed_is_bit_identical(seed, optimizer, tmp_path):
     assert resumed[name] == unbroken[name]
   assert logged(parts, "train/loss") == logged(whole, "train/loss") == list(range(1, 13))
   assert json.loads((whole / "manifest.json").read_text())["accumulation"] == 4
+
+
+def test_a_second_process_cuts_nothing_of_the_first_one_s(tmp_path, monkeypatch):
+  """One that comes while another trains, and one that had read where to start before the other one saved and ended."""
+  run, asked = make_run("mlm", total_steps=6), iter([False, False, False, True])
+  started = train._find_origin(run, tmp_path, False)
+
+  def second_comes():
+    with pytest.raises(ConfigError, match=rf"process {os.getpid()} trains there"):
+      train.train(run, tmp_path)
+    return next(asked)
+
+  assert train.train(run, tmp_path, second_comes)["step"] == 3
+  before = losses(tmp_path).tobytes()
+  with monkeypatch.context() as patch, pytest.raises(ConfigError, match="another process trained there meanwhile"):
+    patch.setattr(train, "_find_origin", lambda *_: started)
+    train.train(run, tmp_path)
+  assert losses(tmp_path).tobytes() == before
+  assert train.train(run, tmp_path)["status"] == "finished"
 
 
 def test_an_average_is_what_is_saved_and_evaluated(tmp_path):

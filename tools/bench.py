@@ -19,6 +19,7 @@ import platform
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from lm import config, device
@@ -40,7 +41,7 @@ def main() -> int:
     if peer:
       kind.add_argument("--peer", default=peer, choices=("none", "hf"), help="hf: torch, transformers and peft")
     for name, (default, meaning) in options.items():
-      kind.add_argument(f"--{name}", type=int, default=default, help=meaning)
+      kind.add_argument(f"--{name}", type=type(default), default=default, help=meaning)
   args, rest = parser.parse_known_args()
   settings = vars(args)
   what = settings.pop("what")
@@ -75,7 +76,7 @@ def _measure_run(what: str, settings: dict, rest: list[str]) -> dict:
   if bad := [flag for flag in rest if not flag.startswith("--config.") or "=" not in flag]:
     raise ValueError(f"{bad[0]}: expected --config.NAME=VALUE")
   path, with_peer = settings.pop("config"), settings.pop("peer", "none") == "hf"
-  if low := [name for name, value in settings.items() if value < 1]:
+  if low := [name for name, value in settings.items() if isinstance(value, int) and value < 1]:
     raise ValueError(f"--{low[0]}={settings[low[0]]}: must be at least 1")
   pairs = [flag.removeprefix("--config.").partition("=") for flag in rest]
   cfg = config.load(path, [(name, value) for name, _, value in pairs])
@@ -88,13 +89,17 @@ def _measure_run(what: str, settings: dict, rest: list[str]) -> dict:
   from lm.main import set_up_process
 
   said["device"] = set_up_process()
+  if MEASURES[what] is _measure_step:
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)  # so that seconds of compilation are those of a compiler
   return said | MEASURES[what](build.make_run(cfg), with_peer, **settings)
 
 
-def _measure_step(run: Any, with_peer: bool, **settings: int) -> dict:
+def _measure_step(run: Any, with_peer: bool, rounds: int, steps: int) -> dict:
   from lm.bench import step
 
-  return step.measure(run, with_peer=with_peer, **settings)
+  return step.measure(run, rounds, steps, with_peer)
 
 
 def _measure_encoding(run: Any, with_peer: bool, rounds: int, texts: int, batch_size: int) -> dict:
@@ -109,11 +114,13 @@ def _measure_generation(run: Any, with_peer: bool, rounds: int, tokens: int, bat
   return use.measure_generation(run, rounds, tokens, batch_size, with_peer)
 
 
-def _measure_checkpoint(run: Any, with_peer: bool, rounds: int) -> dict:
+def _measure_checkpoint(run: Any, with_peer: bool, rounds: int, folder: str) -> dict:
   del with_peer
   from lm.bench import checkpoint
 
-  return checkpoint.measure(run, rounds)
+  if not Path(folder).is_dir():
+    raise ValueError(f"--folder={folder}: is no folder")
+  return checkpoint.measure(run, rounds, folder)
 
 
 def _versions() -> dict[str, str]:
@@ -130,7 +137,7 @@ def _version(package: str) -> str:
 
 STEPS = {"steps": (8, "optimizer steps in a round")}
 # What is measured of a run: in words, the peer unless said otherwise ("" where there is none), options.
-RUNS: dict[str, tuple[str, str, dict[str, tuple[int, str]]]] = {
+RUNS: dict[str, tuple[str, str, dict[str, tuple[int | str, str]]]] = {
   "train": ("the train step", "none", STEPS),
   "finetune": ("the train step of a run that starts from a base, beside its peer", "hf", STEPS),
   "encode": (
@@ -143,7 +150,7 @@ RUNS: dict[str, tuple[str, str, dict[str, tuple[int, str]]]] = {
     "none",
     {"tokens": (64, "new ones behind each prompt"), "batch_size": (8, "prompts at a time")},
   ),
-  "checkpoint": ("its state, saved and restored", "", {}),
+  "checkpoint": ("its state, saved and restored", "", {"folder": (".", "on the file system that is measured")}),
   "startup": ("until --help, until a wrong setting is named, until the first step", "", {}),
 }
 MEASURES: dict[str, Callable[..., dict]] = {

@@ -26,7 +26,8 @@ def main() -> int:
   parser.add_argument("--output", default="runs/tokenizer.model")
   args = parser.parse_args()
   try:
-    options = {"kind": args.kind, "vocab_size": args.vocab_size, "extra_symbols": _symbols(args.extra_symbols)}
+    size = tokenizer.VOCAB_SIZE if args.vocab_size is None and args.kind != "char" else args.vocab_size
+    options = {"kind": args.kind, "vocab_size": size, "extra_symbols": _symbols(args.extra_symbols)}
     return _train(parse_plug("data", args.data), options, Path(args.output))
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)

@@ -52,7 +52,7 @@ def main() -> int:
       "baseline/validation_majority_accuracy": metrics.accuracy(labels["validation"], np.bincount(labels["train"]).argmax()),
     },
     "params": {"total": run.program.num_params["total"], "trainable": found["trainable"]},
-    "peak_memory_bytes": hf.peak_memory(),
+    "peak_memory_bytes": device.peak_memory(),
     "time": {"train": found["seconds"], "rest": round(time.perf_counter() - began - found["seconds"], 1)},
   }
   write_json(args.runs / f"torch-{args.method}-s{args.seed}" / "summary.json", summary)

@@ -5,10 +5,9 @@ process of its own, in which neither library's threads and memory stand in the o
 import dataclasses
 import functools
 import re
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -39,14 +38,8 @@ class Recipe:
 
 def check_installed() -> None:
   """Raises ConfigError, with what to install, where one of the libraries is missing."""
-  try:
-    import peft  # noqa: F401
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
-  except ImportError as error:
-    raise ConfigError(
-      f"peer: {error.name} is not installed; pip install -e '.[parity]' brings what is compared with"
-    ) from error
+  if missing := [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]:
+    raise ConfigError(f"peer: {missing[0]} is not installed; pip install -e '.[parity]' brings what is compared with")
 
 
 class Trainer:
@@ -61,6 +54,7 @@ class Trainer:
     self._torch, self._clip, self._steps = torch, recipe.clip_norm, 0
     labels = {"num_labels": recipe.num_labels} if recipe.num_labels else {}
     cfg = transformers.AutoConfig.from_pretrained(recipe.directory, **labels)
+    cfg.use_cache = False  # as transformers' own Trainer has it; peft's prefixes need none either
     for name, value in cfg.to_dict().items():
       if re.search("dropout|pdrop", name) and isinstance(value, int | float):
         setattr(cfg, name, 0.0 if name.startswith("att") else recipe.dropout_rate)
@@ -206,8 +200,3 @@ def write_timed(prompts_BT: np.ndarray, num_tokens: int) -> float:
   began = time.perf_counter()
   _user.write(prompts_BT, num_tokens)
   return time.perf_counter() - began
-
-
-def peak_memory() -> int:
-  """[bytes] of this process."""
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -44,7 +44,7 @@ METHODS: dict[str, tuple[str, Options]] = {
   "Prompt": ("PromptTuningConfig", lambda own, steps: {"num_virtual_tokens": own.num_virtual_tokens}),
 }
 # Methods that need no peft: which of the model's parameters train.
-HEADS = r"^(classifier|\w+\.pooler)"
+HEADS = r"^(classifier|score|head|\w+\.pooler)"
 UNWRAPPED = {"Full": "", "Head": HEADS, "Bitfit": rf"{HEADS}|bias$"}
 # transformers' model by our task.
 MODELS = {
@@ -64,19 +64,17 @@ def make_recipe(run: Run, folder: Path) -> hf.Recipe:
   Raises:
     ConfigError: torch, transformers or peft is not installed; a run that they have no counterpart of.
   """
-  hf.check_installed()
-  optimizer, platform = run.program.spec.optimizer, run.mesh.devices.flatten()[0].platform
-  task = _task(run)
-  if platform != "cpu":
-    raise ConfigError(f"peer: trains on a CPU, and this run is on {platform}; leave the peer out, or set JAX_PLATFORMS=cpu")
-  if run.program.spec.model.quantizer:
-    raise ConfigError("peer: has no counterpart of config.quantizer; leave it unset")
-  if not isinstance(optimizer, Adamw) or optimizer.ema_rate:
-    raise ConfigError("peer: compares runs with config.optimizer=adamw, without ema_rate")
+  check(run)
+  task, optimizer = _task(run), run.program.spec.optimizer
+  if not isinstance(optimizer, Adamw):
+    raise ConfigError("peer: compares runs with config.optimizer=adamw")
+  for setting, value in _without_counterpart(run, task, optimizer).items():
+    if value:
+      raise ConfigError(f"peer: has no counterpart of {setting}={value!r}; leave it unset")
   method = _method(run.program.spec.peft, run.total_steps)
-  directory = str(run.base.workdir) if run.base else ""
-  if run.base is None or saved.is_workdir(run.base.workdir):
-    directory = _write(run, method, folder)
+  if not isinstance(task, Classify) and type(run.program.spec.peft).__name__ != "Full":
+    raise ConfigError(f"peer: trains all parameters of task {type(task).__name__.lower()}; set config.peft=full")
+  directory = find_directory(run) or _write(run, method, folder)
   return hf.Recipe(
     directory=directory,
     model_class=MODELS[type(task)],
@@ -92,6 +90,23 @@ def make_recipe(run: Run, folder: Path) -> hf.Recipe:
     seed=run.config.seed,
     cores=device.num_cores(),
   )
+
+
+def check(run: Run) -> None:
+  """Raises ConfigError where torch is not installed, or would do other work than the run: it computes in fp32 on a CPU."""
+  hf.check_installed()
+  platform, dtype = run.mesh.devices.flatten()[0].platform, run.program.spec.model.dtype
+  if (platform, dtype) != ("cpu", "float32"):
+    raise ConfigError(
+      f"peer: computes in float32 on a CPU, and this run in {dtype} on {platform}; leave the peer out, or set JAX_PLATFORMS=cpu"
+      " and config.dtype=float32"
+    )
+
+
+def find_directory(run: Run) -> str:
+  """That of the run's base, as transformers reads it; "" without one, and of a workdir or an adapter."""
+  base = run.base.workdir if run.base else None
+  return str(base) if base and not saved.is_workdir(base) and (base / "config.json").is_file() else ""
 
 
 def make_rows(run: Run, batch: Batch) -> hf.Rows:
@@ -118,6 +133,22 @@ def accuracy(trainer: hf.Trainer, run: Run, split: str) -> float:
     right += trainer.num_right(rows)
     count += len(rows["labels"])
   return right / count
+
+
+def _without_counterpart(run: Run, task: Any, optimizer: Adamw) -> dict[str, Any]:
+  """Settings that would give the two sides other work, by what they are where they are unset."""
+  cfg = run.config
+  return {
+    "config.quantizer": cfg.quantizer and cfg.quantizer.name,
+    "config.regularizer": cfg.regularizer and cfg.regularizer.name,
+    "config.label_smoothing": cfg.label_smoothing,
+    "config.z_loss": cfg.z_loss,
+    "task.class_weights": getattr(task, "class_weights", ()),
+    "optimizer.ema_rate": optimizer.ema_rate,
+    "optimizer.rates": optimizer.rates,
+    "optimizer.layer_decay": optimizer.layer_decay if optimizer.layer_decay < 1 else 0,
+    "peft.dropout_rate": getattr(run.program.spec.peft, "dropout_rate", 0.0),
+  }
 
 
 def _task(run: Run) -> Any:

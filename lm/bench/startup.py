@@ -1,13 +1,14 @@
 """How long a user waits: for help, for the word that a setting is wrong, and for the first step of a run."""
 
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from lm import device
 from lm.bench.turns import figures
 from lm.config import ConfigError
 
@@ -35,25 +36,31 @@ def measure(config: str, overrides: Sequence[str], rounds: int) -> dict[str, Any
 
 def _until_exit(*arguments: str, code: int) -> float:
   began = time.perf_counter()
-  ended = subprocess.run([*MAIN, *arguments], capture_output=True, text=True, check=False)
+  ended = subprocess.run([*MAIN, *arguments], capture_output=True, text=True, check=False, env=_environment())
   assert ended.returncode == code, ended.stderr
   return time.perf_counter() - began
 
 
 def _until_first_step(config: str, overrides: Sequence[str]) -> float:
-  """Seconds; the run is stopped then."""
+  """Seconds; the run is killed then."""
+  said: list[str] = []
   with tempfile.TemporaryDirectory() as folder:
-    said = Path(folder) / "said"
     arguments = [f"--config={config}", f"--workdir={folder}/run", *overrides, "--config.log_every=1"]
     began = time.perf_counter()
-    with (
-      said.open("w") as output,
-      subprocess.Popen([*MAIN, *arguments], stdout=subprocess.PIPE, stderr=output, text=True) as program,
-    ):
+    with subprocess.Popen(
+      [*MAIN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_environment()
+    ) as program:
       assert program.stdout is not None
       for line in program.stdout:
         if line.startswith("step 1/"):
           seconds = time.perf_counter() - began
           program.kill()
           return seconds
-    raise ConfigError(f"startup: the run ended before its first step: {said.read_text().strip()}")
+        said.append(line.strip())
+  raise ConfigError(f"startup: the run ended before its first step: {next(filter(None, reversed(said)), '')}")
+
+
+def _environment() -> dict[str, str]:
+  """As a user has it, who starts a program that starts itself anew for its memory's sake."""
+  mine = {device.RESTARTED, *(["GLIBC_TUNABLES"] if device.RESTARTED in os.environ else [])}
+  return {name: value for name, value in os.environ.items() if name not in mine}

@@ -3,11 +3,41 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 
+from lm.config import ConfigError
+
 Turn = Callable[[int], float]  # number of the round, from 0; -1 is not counted -> seconds
+
+
+class Other:
+  """A process for the other side, which sleeps while ours has its turn, so that neither's threads, memory and settings reach
+  the other.
+  """
+
+  def __enter__(self) -> "Other":
+    self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self._pool.shutdown()
+
+  def ask(self, function: Callable[..., Any], *args: Any) -> Any:
+    """What the function gives there.
+
+    Raises:
+      ConfigError: the first line of what goes wrong there, the process's end among it.
+    """
+    try:
+      return self._pool.submit(function, *args).result()
+    except ConfigError:
+      raise
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
+      raise ConfigError(f"peer: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
 
 
 def take_turns(sides: Sequence[Turn], rounds: int) -> list[list[float]]:

@@ -4,17 +4,14 @@ import contextlib
 import itertools
 import tempfile
 from collections.abc import Callable, Generator
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from lm import device, saved, tree
-from lm.bench import hf
-from lm.bench.step import process
-from lm.bench.turns import Turn, figures, ratios, take_turns, timed
+from lm import device, tree
+from lm.bench import hf, peer
+from lm.bench.turns import Other, Turn, figures, ratios, take_turns, timed
 from lm.config import ConfigError
 from lm.engine import Engine
 from lm.infer.generate import Sampler
@@ -48,8 +45,8 @@ def measure_encoding(run: Run, rounds: int, num_texts: int, batch_size: int, wit
   ours = lambda number: timed(lambda: [read(part) for part in (texts if number < 0 else [texts[number]])])
   amounts = {"texts": [num_texts] * rounds, "bytes": [sum(len(text.encode()) for text in part) for part in texts]}
   asked = lambda number: (hf.encode_timed, texts[number], batch_size, engine.max_len)
-  with _peer(run, engine, "AutoModel") if with_peer else contextlib.nullcontext() as pool:
-    return _race(ours, asked, amounts, pool)
+  with _peer(run, engine, "AutoModel") if with_peer else contextlib.nullcontext() as other:
+    return _race(ours, asked, amounts, other)
 
 
 def measure_generation(run: Run, rounds: int, num_tokens: int, batch_size: int, with_peer: bool) -> dict[str, Any]:
@@ -73,41 +70,41 @@ def measure_generation(run: Run, rounds: int, num_tokens: int, batch_size: int, 
   sampler = Sampler(temperature=0.0, max_new_tokens=num_tokens)
   ours = lambda number: timed(lambda: engine.write(prompts[number].tolist(), NEVER, sampler, 0))
   asked = lambda number: (hf.write_timed, prompts[number], num_tokens)
-  with _peer(run, engine, "AutoModelForCausalLM") if with_peer else contextlib.nullcontext() as pool:
-    return _race(ours, asked, {"tokens": [batch_size * num_tokens] * rounds}, pool)
+  with _peer(run, engine, "AutoModelForCausalLM") if with_peer else contextlib.nullcontext() as other:
+    return _race(ours, asked, {"tokens": [batch_size * num_tokens] * rounds}, other)
 
 
 def _engine(run: Run) -> Engine:
+  """The run's model with the weights that it starts with, a method's own left out."""
   state, model = run.init_state(), run.program.spec.model
   if run.program.spec.peft.num_virtual_tokens:
     raise ConfigError("config.peft: positions in front of a text are for training; leave it 'full' to measure the model")
+  if model.quantizer:
+    raise ConfigError("config.quantizer: packs weights for training; leave it unset to measure the model")
   params = tree.flatten(tree.merge(state.params, state.frozen))
   kept = tree.unflatten({name: params[name] for name in tree.flatten(model.abstract)})
   return Engine(model, kept, run.tokenizer, run.mesh, min(run.config.seq_len, model.max_len), run.tasks)
 
 
 @contextlib.contextmanager
-def _peer(run: Run, engine: Engine, model_class: str) -> Generator[ProcessPoolExecutor]:
+def _peer(run: Run, engine: Engine, model_class: str) -> Generator[Other]:
   """A process that has the model, for the functions of `hf`."""
-  hf.check_installed()
-  with tempfile.TemporaryDirectory() as folder, process() as pool:
-    directory = run.base.workdir if run.base and not saved.is_workdir(run.base.workdir) else Path(folder)
-    if directory == Path(folder):
+  peer.check(run)
+  with tempfile.TemporaryDirectory() as folder, Other() as other:
+    if not (directory := peer.find_directory(run)):
       params = jax.tree.map(np.asarray, engine.params)
-      save_pretrained(Pretrained(engine.model, params, run.tokenizer, tasks=run.tasks), directory)
-    pool.submit(hf.load, str(directory), model_class, device.num_cores()).result()
-    yield pool
+      save_pretrained(Pretrained(engine.model, params, run.tokenizer, tasks=run.tasks), folder)
+    other.ask(hf.load, directory or folder, model_class, device.num_cores())
+    yield other
 
 
-def _race(
-  ours: Turn, asked: Callable[[int], tuple], amounts: dict[str, list[int]], pool: ProcessPoolExecutor | None
-) -> dict[str, Any]:
+def _race(ours: Turn, asked: Callable[[int], tuple], amounts: dict[str, list[int]], other: Other | None) -> dict[str, Any]:
   """Figures of both sides. asked: what the other process is to call, by the number of the round."""
   rounds = len(next(iter(amounts.values())))
-  sides = [ours] if pool is None else [ours, lambda number: pool.submit(*asked(number)).result()]
-  seconds = take_turns(sides, rounds)
+  device.reset_peak_memory()
+  seconds = take_turns([ours] if other is None else [ours, lambda number: other.ask(*asked(number))], rounds)
   found = figures(seconds[0], **amounts) | {"peak_memory_bytes": peak_memory(), "cores": device.num_cores()}
-  if pool is None:
+  if other is None:
     return found
-  other = figures(seconds[1], **amounts) | {"peak_memory_bytes": pool.submit(hf.peak_memory).result()}
-  return found | {"peer": other, **ratios(*seconds)}
+  their = figures(seconds[1], **amounts) | {"peak_memory_bytes": other.ask(device.peak_memory)}
+  return found | {"peer": their, **ratios(*seconds)}

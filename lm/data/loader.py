@@ -197,6 +197,13 @@ class Loader:
     lengths = self._buckets.lengths if self._buckets else (self._seq_len,)
     return [self._assemble(wanted, np.zeros_like(wanted), nothing, np.zeros_like(wanted), n) for n in lengths]
 
+  def first_steps(self) -> list[int]:
+    """The first step of each shape that the first epoch has."""
+    if not self._buckets:
+      return [0]
+    lengths = [length for length, _ in self._buckets.epoch(self._seed, 0)]
+    return [lengths.index(length) for length in sorted(set(lengths))]
+
   def report(self) -> str:
     """A table with a line per stream: what it holds, how it was packed, and which share of the positions is no padding.
 
@@ -300,10 +307,11 @@ class _Buckets:
 
   def batch(self, seed: int, epoch: int, index: int) -> tuple[int, np.ndarray]:
     """Batch number `index` of an epoch."""
-    return self._epoch(seed, epoch)[index]
+    return self.epoch(seed, epoch)[index]
 
   @functools.lru_cache(maxsize=2)  # noqa: B019 - a loader lives as long as its run
-  def _epoch(self, seed: int, epoch: int) -> list[tuple[int, np.ndarray]]:
+  def epoch(self, seed: int, epoch: int) -> list[tuple[int, np.ndarray]]:
+    """(length, row numbers [B]) of all batches of an epoch."""
     rng = np.random.default_rng([seed, epoch])
     batches = self.in_order(rng)
     return [batches[i] for i in rng.permutation(len(batches))]

@@ -277,12 +277,12 @@ def train(
     raise ConfigError(
       f"vocab_size={vocab_size}: has no effect on kind 'char', which has a piece for each character; leave it out"
     )
-  least = _MIN_VOCAB + len(extra_symbols)
-  of_kind: dict[str, Any] = {"vocab_size": VOCAB_SIZE if vocab_size is None else vocab_size}
+  size = VOCAB_SIZE if vocab_size is None else vocab_size
+  of_kind: dict[str, Any] = {"vocab_size": size}
   if kind == "char":
     of_kind = {"vocab_size": sys.maxunicode, "use_all_vocab": True, "character_coverage": 1.0}
-  if (vocab_size or least) < least:
-    raise ConfigError(f"vocab_size={vocab_size}: at least {least}, for bytes, newline and specials")
+  elif size < (least := _MIN_VOCAB + len(extra_symbols)):
+    raise ConfigError(f"vocab_size={size}: at least {least}, for bytes, newline and specials")
   if len({*extra_symbols, PAD, UNK, BOS, EOS, MASK, "\n", ""}) < len(extra_symbols) + 7:
     raise ConfigError(f"extra_symbols={','.join(extra_symbols)!r}: accepted are different names, not those of other specials")
   lines = _lines(texts)
@@ -310,7 +310,7 @@ def train(
     )  # fmt: skip
   except RuntimeError as error:
     reason = str(error).splitlines()[-1].rpartition("] ")[2]  # behind the trainer's own file and condition
-    raise ConfigError(f"vocab_size={vocab_size}: {reason}") from error
+    raise ConfigError(f"{'tokenizer' if kind == 'char' else f'vocab_size={size}'}: {reason}") from error
   Path(path).parent.mkdir(parents=True, exist_ok=True)
   Path(path).write_bytes(model.getvalue())
 
