@@ -22,6 +22,12 @@ def axes_of(dim: str, size: int = 0) -> tuple[str, ...]:
   return split_dims((dim,), (size,), nn.get_logical_axis_rules(), jax.sharding.get_abstract_mesh().shape)[0]
 
 
+def platform() -> str:
+  """Of the ambient mesh's devices, also of those that are only compiled for: cpu, gpu or tpu; "" without a mesh."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.platform if device else ""
+
+
 def rounded(size: int, dim: str) -> int:
   """The size that a dim needs for all its axes to split it."""
   parts = num_shards(axes_of(dim))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lm.models.head_spec import HeadSpec
-from lm.models.layers import ACTIVATIONS, Dropout, Linear, Norm, broadcast_to_rank, logical, soft_cap
+from lm.models.layers import ACTIVATIONS, Dropout, Linear, Norm, broadcast_to_rank, contract, logical, soft_cap
 from lm.models.transformer_config import TransformerConfig
 
 
@@ -19,7 +19,7 @@ def _vocab_logits(cfg: TransformerConfig, h: jax.Array, table_VD: jax.Array | No
   """Logits [..., V]: the embedding table transposed, or a kernel of the head's own when untied."""
   if cfg.tied:
     assert table_VD is not None
-    logits = jnp.einsum("...d,vd->...v", h, table_VD.astype(h.dtype), preferred_element_type=jnp.float32)
+    logits = contract(h, table_VD.T, dtype=h.dtype, result=jnp.float32)
   else:
     out = Linear((cfg.vocab_size,), ("embed", "vocab"), bias=False, stddev=cfg.init_stddev, dtype=dtype, name="out")
     logits = out(h).astype(jnp.float32)

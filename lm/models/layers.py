@@ -4,6 +4,7 @@ Every module that holds parameters creates them in a compact `__call__`, so that
 Parameters are fp32 and carry logical axis names; compute is in `dtype`, norms in fp32.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from lm.layout import axes_of, platform
 from lm.models.transformer_config import TransformerConfig
 
 
@@ -30,6 +32,51 @@ def broadcast_to_rank(x: jax.Array, rank: int) -> jax.Array:
   return x.reshape((1,) * (rank - x.ndim) + x.shape)
 
 
+def contract(
+  x: jax.Array, kernel: jax.Array, num_inputs: int = 1, dtype: DTypeLike = jnp.float32, result: DTypeLike | None = None
+) -> jax.Array:
+  """x [..., *inputs] by a kernel [*inputs, *features] -> [..., *features], computed in `dtype`; of type `result` if given."""
+  # Rows in one dim would move what the mesh splits along positions.
+  on_cpu = platform() == "cpu" and not axes_of("length")
+  return (_contract_on_cpu if on_cpu else _contract)((num_inputs, dtype, result), x, kernel)
+
+
+def _contract(how: tuple, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """As a product of two matrices: results [..., heads, 64] would be kept in tiles that are half empty on a TPU."""
+  num_inputs, dtype, result = how
+  rows, features = x.shape[: x.ndim - num_inputs], kernel.shape[num_inputs:]
+  matrix = kernel.astype(dtype).reshape(-1, math.prod(features))
+  y = jnp.tensordot(x.astype(dtype).reshape(*rows, -1), matrix, 1, preferred_element_type=result)
+  return y.reshape(*rows, *features)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _contract_on_cpu(how: tuple, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """The same, with a kernel's gradient that sums over rows in one dim.
+
+  Over two, [B, T], XLA's CPU makes them one by writing one side of the product out transposed, which was a quarter of a step of
+  rows of 64 tokens and more of longer ones (experiments/LOG.md).
+  """
+  return _contract(how, x, kernel)
+
+
+def _contract_forward(how: tuple, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return _contract(how, x, kernel), (x, kernel)
+
+
+def _contract_backward(how: tuple, saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+  (x, kernel), num_inputs = saved, how[0]
+  (g_x,) = jax.linear_transpose(lambda x: _contract(how, x, kernel), x)(g)
+  x_N = x.reshape(-1, *x.shape[x.ndim - num_inputs :])
+  (g_kernel,) = jax.linear_transpose(lambda kernel: _contract(how, x_N, kernel), kernel)(
+    g.reshape(-1, *kernel.shape[num_inputs:])
+  )
+  return g_x, g_kernel
+
+
+_contract_on_cpu.defvjp(_contract_forward, _contract_backward)
+
+
 class Linear(nn.Module):
   """Contracts the last `num_inputs` dims of x with a kernel [*inputs, *features]; axes name the kernel's dims."""
 
@@ -44,10 +91,7 @@ class Linear(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (*x.shape[-self.num_inputs :], *self.features)
     kernel = self.param("kernel", normal(self.stddev, self.axes), shape)
-    # As a product of two matrices: results [..., heads, 64] would be kept in tiles that are half empty on a TPU.
-    rows, features = x.shape[: -self.num_inputs], math.prod(self.features)
-    matrix = kernel.astype(self.dtype).reshape(-1, features)
-    y = jnp.tensordot(x.astype(self.dtype).reshape(*rows, -1), matrix, 1).reshape(*rows, *self.features)
+    y = contract(x, kernel, self.num_inputs, self.dtype)
     if self.bias:
       zeros = logical(nn.initializers.zeros, self.axes[self.num_inputs :])
       y = y + broadcast_to_rank(self.param("bias", zeros, self.features).astype(self.dtype), y.ndim)

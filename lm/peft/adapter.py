@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lm import tree
 from lm.layout import constrain
-from lm.models.layers import ACTIVATIONS, broadcast_to_rank
+from lm.models.layers import ACTIVATIONS, broadcast_to_rank, contract
 from lm.models.transformer import RESIDUAL
 from lm.peft.peft import Around, Peft
 
@@ -89,7 +89,7 @@ def _adapt(peft: Adapter, next_fun, args, kwargs, context):
 
   def linear(x, name):
     kernel, bias = (leaves[name][leaf].astype(y_BTD.dtype) for leaf in ("kernel", "bias"))
-    return x @ kernel + broadcast_to_rank(bias, x.ndim)
+    return contract(x, kernel, dtype=x.dtype) + broadcast_to_rank(bias, x.ndim)
 
   h_BTR = ACTIVATIONS[peft.activation](linear(y_BTD, "down"))
   y_BTD = y_BTD + linear(h_BTR, "up")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lm import tree
-from lm.models.layers import drop
+from lm.models.layers import contract, drop
 from lm.models.transformer import Transformer
 from lm.peft.peft import Around, Peft, find_kernels
 from lm.shapes import kernel_dims
@@ -92,10 +92,11 @@ class LowRank(Peft):
 
   def product(self, leaves: Leaves, args: tuple, module: Any) -> jax.Array:
     """What the product gives for the module's input: [..., outputs]."""
-    x, contract = args if len(args) == 2 else (args[0], jnp.matmul)  # experts are told how to contract: lm/models/moe.py
+    by = functools.partial(contract, dtype=module.dtype)
+    x, multiply = args if len(args) == 2 else (args[0], by)  # experts are told how to contract: lm/models/moe.py
     x = x.reshape(*x.shape[: x.ndim - module.num_inputs], -1).astype(module.dtype)
     a, b = self.factors(leaves)
-    return self.scale * contract(contract(x, a.astype(x.dtype)), b.astype(x.dtype))
+    return self.scale * multiply(multiply(x, a.astype(x.dtype)), b.astype(x.dtype))
 
   def factors(self, leaves: Leaves) -> tuple[jax.Array, jax.Array]:
     """[..., inputs, rank] and [..., rank, outputs], whose product it is."""
