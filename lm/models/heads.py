@@ -19,7 +19,7 @@ def _vocab_logits(cfg: TransformerConfig, h: jax.Array, table_VD: jax.Array | No
   """Logits [..., V]: the embedding table transposed, or a kernel of the head's own when untied."""
   if cfg.tied:
     assert table_VD is not None
-    logits = contract(h, table_VD.T, dtype=h.dtype, result=jnp.float32)
+    logits = contract(h, table_VD.astype(h.dtype).T, dtype=h.dtype, result=jnp.float32)
   else:
     out = Linear((cfg.vocab_size,), ("embed", "vocab"), bias=False, stddev=cfg.init_stddev, dtype=dtype, name="out")
     logits = out(h).astype(jnp.float32)

@@ -37,7 +37,7 @@ def contract(
 ) -> jax.Array:
   """x [..., *inputs] by a kernel [*inputs, *features] -> [..., *features], computed in `dtype`; of type `result` if given."""
   # Rows in one dim would move what the mesh splits along positions.
-  on_cpu = platform() == "cpu" and not axes_of("length")
+  on_cpu = platform() == "cpu" and not axes_of("residual_length")
   return (_contract_on_cpu if on_cpu else _contract)((num_inputs, dtype, result), x, kernel)
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm import tree
+from lm import sharding, tree
 from lm.infer.generate import Sampler, generate
 from lm.quantizers.quantizer import PACKED
 from lm.state import REFERENCE
@@ -47,9 +47,10 @@ def agrees_with_the_rounded_base(run, plain):
     return sum(weight * sums[name] for name, weight in objective.coefficients.items())
 
   both = [(run, state.frozen), (plain, rounded(quantizer, state.frozen))]
-  (value, slope), (expected, expected_slope) = (
-    jax.jit(jax.value_and_grad(functools.partial(loss, each.program.spec.objective)))(params, frozen) for each, frozen in both
-  )
+  with sharding.use(run.mesh):
+    (value, slope), (expected, expected_slope) = (
+      jax.jit(jax.value_and_grad(functools.partial(loss, each.program.spec.objective)))(params, frozen) for each, frozen in both
+    )
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   largest = max(np.abs(x).max() for x in jax.tree.leaves(expected_slope))
   for name, x in tree.flatten(expected_slope).items():
