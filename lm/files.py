@@ -106,7 +106,7 @@ def find(folder: Path, name: str) -> list[Path]:
 
 @contextlib.contextmanager
 def alone(lock: Path, workdir: Path) -> Generator[None]:
-  """Holds a workdir for this process to the end of the block or of the process, by a file of this machine that stays there.
+  """Holds a workdir for this process to the end of the block or of the process, by a file that is there so long.
 
   On a file system that knows no locks, as some of a network, nothing is held.
 
@@ -125,10 +125,15 @@ def alone(lock: Path, workdir: Path) -> Generator[None]:
     except OSError as error:
       if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
         raise
+    if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):  # opened before it was removed below
+      raise ConfigError(f"{workdir}: another process that trained there ends at this moment; start this one again")
     file.truncate(0)
     file.write(f"{os.getpid()}")
     file.flush()
-    yield
+    try:
+      yield
+    finally:
+      lock.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -130,6 +130,7 @@ def test_a_workdir_is_one_process_s_alone_until_it_ends(index, tmp_path):
     pass
   with make(), Records(tmp_path / "run", tmp_path / "cache", index + 1):
     pass
+  assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_process_that_was_killed_holds_nothing(tmp_path):
