@@ -17,6 +17,8 @@ TPUS = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
 CUDA13_DRIVER = 580  # the first NVIDIA driver that runs CUDA 13; CUDA 12 needs 525
 CUDA12_DRIVER = 525
 HUGE_PAGES = "glibc.malloc.hugetlb"
+# What a step gives back stays for the next one: an arena of a thread keeps no block that is as large as temporaries are.
+KEPT = "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
 RESTARTED = "LM_RESTARTED"  # set in a program that was started anew, whatever became of the request
 
 
@@ -96,10 +98,11 @@ def num_cores() -> int:
 
 
 def restart_with_huge_pages(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> None:
-  """Starts `python -m PROGRAM` anew, once, so that its memory has pages of 2 MB, where Linux gives those to who asks.
+  """Starts `python -m PROGRAM` anew, once, so that its memory stays, in pages of 2 MB where Linux gives those to who asks.
 
-  A step's temporaries are new memory each time, and with small pages handing that out took a quarter of it
-  (experiments/LOG.md). The C library reads the request at its start only; GLIBC_TUNABLES=glibc.malloc.hugetlb=0 declines.
+  A step's temporaries are new memory each time. With small pages handing that out took a quarter of it, and where rows have
+  several lengths, giving it back and taking it again another (experiments/LOG.md). The C library reads the request at its start
+  only; GLIBC_TUNABLES=glibc.malloc.hugetlb=0 declines.
   A process that hosts the program, a notebook or a debugger, stays as it is.
   """
   spec, argv = getattr(sys.modules["__main__"], "__spec__", None), sys.orig_argv
@@ -108,7 +111,7 @@ def restart_with_huge_pages(environment: Mapping[str, str] = os.environ, root: P
   if spec is None or spec.name != program or RESTARTED in environment or HUGE_PAGES in tunables:
     return
   if "[madvise]" in _read(root / "sys/kernel/mm/transparent_hugepage/enabled"):
-    asked = {"GLIBC_TUNABLES": ":".join(filter(None, [tunables, f"{HUGE_PAGES}=1"])), RESTARTED: "1"}
+    asked = {"GLIBC_TUNABLES": ":".join(filter(None, [tunables, f"{HUGE_PAGES}=1", KEPT])), RESTARTED: "1"}
     os.execve(sys.executable, [sys.executable, *argv[1:]], {**environment, **asked})
 
 

@@ -98,7 +98,7 @@ def test_a_program_starts_anew_once_where_huge_pages_are_given_to_those_that_ask
   switch.write_text("always [madvise] never\n")
   ((program, arguments, environment),) = restarts(monkeypatch, tmp_path, {"HOME": "/h", "GLIBC_TUNABLES": "glibc.rtld.nns=4"})
   assert (program, arguments) == (sys.executable, [sys.executable, *ARGV[1:]])
-  assert environment.pop("GLIBC_TUNABLES") == "glibc.rtld.nns=4:glibc.malloc.hugetlb=1"
+  assert environment.pop("GLIBC_TUNABLES") == f"glibc.rtld.nns=4:glibc.malloc.hugetlb=1:{device.KEPT}"
   assert environment.pop("HOME") == "/h" and len(environment) == 1
   assert not restarts(monkeypatch, tmp_path, environment)  # also where the C library took the request away
   for host in (["python", "-m", "ipykernel_launcher", "-f", "x"], ["python", "-m", "pdb", "-m", "lm.main"], ["python", "a.py"]):
