@@ -3,6 +3,7 @@
 `python lm/device.py` prints the extra to install (cpu, tpu, cuda12 or cuda13); the Makefile asks it before anything is there.
 """
 
+import contextlib
 import os
 import re
 import resource
@@ -87,9 +88,9 @@ def peak_memory(root: Path = Path("/")) -> int:
 
 
 def reset_peak_memory() -> None:
-  """Lets `peak_memory` begin anew, from what the process has now; on Linux alone."""
-  if (file := Path("/proc/self/clear_refs")).exists():
-    file.write_text("5")
+  """Lets `peak_memory` begin anew, from what the process has now, where a Linux allows that."""
+  with contextlib.suppress(OSError):
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def num_cores() -> int:
