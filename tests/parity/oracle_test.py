@@ -96,4 +96,5 @@ def test_golden_files_are_what_transformers_computes(path):
   with np.load(path / "expected.npz") as kept:
     assert set(found) == set(kept)
     for key in kept:
-      np.testing.assert_allclose(found[key], kept[key], atol=1e-5, err_msg=key)
+      # torch's products round otherwise on another processor: 1.4e-5 was seen.
+      np.testing.assert_allclose(found[key], kept[key], atol=5e-5, err_msg=key)
