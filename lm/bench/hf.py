@@ -5,13 +5,13 @@ process of its own, in which neither library's threads and memory stand in the o
 import dataclasses
 import functools
 import re
-import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
+from lm.bench.turns import timed
 from lm.config import ConfigError
 
 Rows = Mapping[str, np.ndarray]  # what the model is called with, by name: input_ids, labels, ...
@@ -174,10 +174,8 @@ def start(recipe: Recipe) -> int:
 def train(batches: Sequence[Rows], learning_rates: Sequence[float]) -> float:
   """Trains a step a batch; returns the seconds that took."""
   assert _trainer is not None
-  began = time.perf_counter()
-  for rows, learning_rate in zip(batches, learning_rates, strict=True):
-    _trainer.step(rows, learning_rate)
-  return time.perf_counter() - began
+  step = _trainer.step
+  return timed(lambda: [step(rows, rate) for rows, rate in zip(batches, learning_rates, strict=True)])
 
 
 def load(directory: str, model_class: str, cores: int) -> None:
@@ -189,14 +187,10 @@ def load(directory: str, model_class: str, cores: int) -> None:
 def encode_timed(texts: Sequence[str], batch_size: int, max_len: int) -> float:
   """Seconds of `User.encode`."""
   assert _user is not None
-  began = time.perf_counter()
-  _user.encode(texts, batch_size, max_len)
-  return time.perf_counter() - began
+  return timed(functools.partial(_user.encode, texts, batch_size, max_len))
 
 
 def write_timed(prompts_BT: np.ndarray, num_tokens: int) -> float:
   """Seconds of `User.write`."""
   assert _user is not None
-  began = time.perf_counter()
-  _user.write(prompts_BT, num_tokens)
-  return time.perf_counter() - began
+  return timed(functools.partial(_user.write, prompts_BT, num_tokens))

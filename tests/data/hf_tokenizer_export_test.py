@@ -20,8 +20,8 @@ from tests.data.tokenizer_test import SENTENCES
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("kind", ["bytes", "unigram", "char"])
 def test_an_export_has_our_ids_and_our_sequences(kind, causal, tmp_path):
-  sizes = {"unigram": {"vocab_size": 300}, "char": {"kind": "char"}}
-  tokenizer.train(SENTENCES, str(tmp_path / "x.model"), **sizes.get(kind, {"vocab_size": 300}))
+  options = {"kind": "char"} if kind == "char" else {"vocab_size": 300}
+  tokenizer.train(SENTENCES, str(tmp_path / "x.model"), **options)
   tok = tokenizer.Bytes() if kind == "bytes" else load(tmp_path / "x.model")
   to_huggingface(tok, tmp_path / "out", 128, causal, token_types=not causal)
   other = load(tmp_path / "out")
