@@ -15,7 +15,7 @@ Hyper-parameters: Grattafiori et al. 2024, table 3 and section 3.4.1: a peak of 
 
 `:lora` goes on from the published weights with 1 B tokens of OpenWebMath: rank 16 on all linear layers at 2e-4, after Biderman
 et al. 2024 (LoRA learns less and forgets less), who do so with Llama 2 7B; there is no published figure for this model.
-4 N D, and 2 N D of the head, which trains too: 3.2e19 FLOPs, 14 hours at 40% of 8 x 197 TFLOP/s, 115 chip-hours.
+4 N D: 3.2e19 FLOPs, 14 hours at 40% of 8 x 197 TFLOP/s, 115 chip-hours.
 """
 
 from ml_collections import ConfigDict

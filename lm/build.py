@@ -143,7 +143,7 @@ def _assemble(
     schedule=spec.optimizer.make_schedule(total_steps),
     load=load,
     source=source,
-    base=_load_base(cfg, spec.model, base, spec.mesh) if base else None,
+    base=_load_base(cfg, spec, base) if base else None,
   )
 
 
@@ -377,16 +377,17 @@ def _accumulation(cfg: Config, mesh: jax.sharding.Mesh) -> int:
   return next(n for n in sharding.accumulations(cfg.batch_size, mesh) if rows // n * device_len <= cfg.tokens_per_device)
 
 
-def _load_base(cfg: Config, model: Model, path: Path, mesh: jax.sharding.Mesh) -> Base:
-  """The base's parameters that this model has; heads may be missing on either side, anything else is an error."""
-  step, flat = saved.load_params(path, mesh=mesh)
-  boxed = tree.flatten(model.abstract)
-  wanted = {name: box.value.shape for name, box in boxed.items()}
+def _load_base(cfg: Config, spec: Spec, path: Path) -> Base:
+  """The base's parameters that this model has; heads may be missing on either side if they train, anything else is an error."""
+  step, flat = saved.load_params(path, mesh=spec.mesh)
+  wanted = {name: box.value.shape for name, box in tree.flatten(spec.model.abstract).items()}
   bad = [name for name in wanted.keys() & flat.keys() if wanted[name] != flat[name].shape]
   bad += [name for name in wanted.keys() ^ flat.keys() if not name.startswith("head_")]
-  bad = [name for name in bad if not name.startswith("head_")] + [name for name in bad if name.startswith("head_")]
-  if bad:
+  if bad := sorted(bad, key=lambda name: name.startswith("head_")):
     raise ConfigError(f"config.init_from={cfg.init_from!r}: parameters missing, unknown or of another shape: {', '.join(bad)}")
+  if frozen := sorted(name for name in wanted.keys() - flat.keys() if not spec.peft.trainable(name)):
+    head, peft = _part(frozen[0], flat), cfg.peft.name
+    raise ConfigError(f"config.init_from={cfg.init_from!r}: has no {head}, which config.peft={peft!r} does not train")
   parts = lambda names, others: ", ".join(sorted({_part(name, others) for name in names - others})) or "none"
   notice = f"new: {parts(wanted.keys(), flat.keys())}; left out: {parts(flat.keys(), wanted.keys())}"
   kept = {name: flat[name] for name in wanted.keys() & flat.keys()}

@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One device as jax counts them. All but the peak are what a prediction reads; they are 0 where there is none."""
+  """One device as jax counts them. Beside the peak and the memory's speed, a prediction reads them; 0: there is none."""
 
   peak_flops: float  # [FLOP/s] dense, bf16
   flops_per_cycle: int = 0  # of the matrix units that one compiled program drives; with the peak, the compiler's clock
@@ -41,8 +41,10 @@ CHIPS = {
   "TPU v5": V5P,
   "TPU v6": V6E,
   "NVIDIA A100": Chip(312e12),
-  "NVIDIA H100": Chip(989e12),
-  "NVIDIA H200": Chip(989e12),
+  "NVIDIA H100 PCIe": Chip(756e12, hbm_bytes_per_sec=2e12),
+  "NVIDIA H100 NVL": Chip(835e12, hbm_bytes_per_sec=3.9e12),
+  "NVIDIA H100": Chip(989e12, hbm_bytes_per_sec=3.35e12),
+  "NVIDIA H200": Chip(989e12, hbm_bytes_per_sec=4.8e12),
 }
 # What `--topology` may say, one example for each kind of TPU.
 TOPOLOGIES = ("v4:2x2x2", "v5e:4x4", "v5p:2x2x4", "v6e:4x4")

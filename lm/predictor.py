@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm import adapters, config, record, saved, sharding, tree
+from lm import adapters, config, device, record, saved, sharding, tree
 from lm.adapters import Adapter, Base
 from lm.checkpoint import choose
 from lm.config import ConfigError
@@ -37,6 +37,7 @@ def load(
   checkpoint: str | int = "last",
   devices: Sequence[jax.Device] | None = None,
   mesh: config.Mesh | None = None,
+  dtype: str = "float32",
 ) -> "Predictor":
   """The model of a run's workdir, or of a Hugging Face directory or id, ready for use. Nothing of its data is needed.
 
@@ -44,10 +45,13 @@ def load(
     checkpoint: of a workdir: "last", "best" or the number of a step.
     devices: over which rows are split; all of the process's if not given.
     mesh: how they share the work, `config.Mesh()` if not given; config.Mesh(fsdp=4) for a model that one does not hold.
+    dtype: that it computes in: float32, bfloat16, float16, or auto, as a run there would.
 
   Raises:
     ConfigError: neither of both, no such checkpoint, one of a later format, or files that do not fit each other.
   """
+  if dtype not in config.DTYPES:
+    raise ConfigError(f"dtype={dtype!r}: accepted are {', '.join(config.DTYPES)}")
   folder = saved.find(str(path), "path")
   over = sharding.make_mesh(mesh or config.Mesh(), list(devices or jax.devices()))
   step, max_len = 0, sentence.read_max_len(folder)
@@ -57,6 +61,7 @@ def load(
     step = choose(folder / "checkpoints", checkpoint)
     data, max_len = {name: dict(stream.data.options) for name, stream in cfg.all_streams.items()}, cfg.seq_len
   model, params = saved.load_model(folder, step, over)
+  model = dataclasses.replace(model, dtype=device.compute_dtype(dtype, over.devices.flat[0]))
   params = jax.device_put(params, tree.unflatten(sharding.by_name(model.abstract, over)))
   tasks, max_len = saved.load_tasks(folder, step), min(max_len or model.max_len, model.max_len)
   return Predictor(

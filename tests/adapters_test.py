@@ -101,10 +101,17 @@ def test_merges_are_sums(model):
   same = adapters.merge(model.adapters, {"m1": 1.0}, base, "linear")
   for path, product in parts["m1"].items():
     np.testing.assert_allclose(products(same)[path], product, atol=1e-5)
-  name = "head_mlm/bias"
-  below = np.asarray(base.params[name])
-  heads = {key: np.asarray(model.adapters[key].params[name]) - below for key in shares}
-  np.testing.assert_allclose(merged["cat"].params[name], below + 0.7 * heads["m1"] - 0.3 * heads["m2"], atol=1e-6)
+
+
+def test_heads_that_the_base_has_are_merged_as_differences_from_it(model):
+  name, base = "head_mlm/bias", model.base
+  below, rng = np.asarray(base.params[name]), np.random.default_rng(0)
+  moved = {key: rng.normal(size=below.shape).astype(np.float32) for key in ("m1", "m2")}
+  having = {key: model.adapters[key] for key in moved}
+  assert not any(name in adapter.params for adapter in having.values())  # low ranks leave the vocabulary's head as it is
+  having = {key: dataclasses.replace(own, params={**own.params, name: below + moved[key]}) for key, own in having.items()}
+  merged = adapters.merge(having, {"m1": 0.7, "m2": -0.3}, base, "cat")
+  np.testing.assert_allclose(merged.params[name], below + 0.7 * moved["m1"] - 0.3 * moved["m2"], atol=1e-6)
 
 
 def test_a_merge_is_used_saved_and_read_again(runs, model, tmp_path):

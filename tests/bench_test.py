@@ -1,5 +1,6 @@
 """The stopwatch measures what it says, and its command line is one line of JSON."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -10,7 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from lm.bench import checkpoint, startup, step, turns, use
+from lm import chips
+from lm.bench import accelerator, checkpoint, startup, step, turns, use
 from lm.bench import data as bench
 from lm.config import ConfigError, Plug
 from lm.shapes import INPUTS
@@ -90,6 +92,33 @@ def test_a_model_in_use_by_itself():
     use.measure_generation(run, 1, 1000, 2, with_peer=False)
   with pytest.raises(ConfigError, match="generate: needs an autoregressive task"):
     use.measure_generation(make_run("mlm"), 1, 4, 2, with_peer=False)
+
+
+def test_an_accelerator_at_small_sizes(monkeypatch):
+  """A case of each kind as it is but for its sizes; one that fails does not take the others with it."""
+  small = {"num_layers": 2, "model_dim": 16, "num_heads": 2, "ffn_dim": 32, "vocab_size": 272}
+  options = {"num_kv_heads": 0, "head_dim": 0}
+
+  def shrink(case):
+    model = case.settings["model"]
+    model = dict(model) if isinstance(model, dict) else {"name": model}
+    theirs = options if model["name"].startswith(("llama", "qwen")) else {}
+    settings = case.settings | {"model": model | small | theirs, "seq_len": 64, "batch_size": 2}
+    return dataclasses.replace(case, settings=settings, new_tokens=4, prompts=min(case.prompts, 2))
+
+  cases = {name: shrink(accelerator.CASES[name]) for name in ("bert_base", "lora_3b", "write_1.5b_64")}
+  cases["broken"] = accelerator.Case({"model": "gpt2", "task": "no_such_task"})
+  monkeypatch.setattr(accelerator.chips, "find", lambda kind: chips.Chip(1e12, hbm_bytes_per_sec=1e12))
+  found = accelerator.measure(cases, rounds=1, steps=1)
+  assert found.keys() == cases.keys() and "no_such_task" in found["broken"]["error"]
+  assert {name: each["error"] for name, each in found.items() if "error" in each}.keys() == {"broken"}
+  for name in ("bert_base", "lora_3b", "write_1.5b_64"):
+    assert found[name]["floor"] == accelerator.CASES[name].floor and found[name][cases[name].unit] > 0
+  run = make_run("causal")
+  weights, cfg = 4 * run.program.num_params["total"], run.program.spec.model.cfg
+  of_a_token = 4 * 2 * cfg.num_layers * cfg.kv_heads * cfg.channels
+  read = accelerator._bytes_read(accelerator.Case({}, prompts=3, new_tokens=10), run)
+  assert read == weights + 3 * of_a_token * (run.config.seq_len // 2 + 5)
 
 
 def test_a_checkpoint_is_as_large_as_the_state(tmp_path):

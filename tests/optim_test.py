@@ -60,6 +60,26 @@ def test_muon_leaves_tables_to_adam_at_its_own_rate():
     np.testing.assert_allclose(found, [np.full_like(found[0], size) for size in sizes], rtol=1e-5)
 
 
+@pytest.mark.parametrize("make", [Adamw, Lion, Muon, Sgd])
+def test_a_mean_in_bfloat16_takes_half_and_moves_as_one_in_float32(make):
+  params = make_params()
+  size = sum(leaf.size for leaf in jax.tree.leaves(params))
+  moved, kept = {}, {}
+  for dtype in ("float32", "bfloat16"):
+    chain = make(learning_rate=0.01, schedule="constant", warmup_steps=1, momentum_dtype=dtype).make(10, AXES, 2)
+    state, total = chain.init(params), jax.tree.map(jnp.zeros_like, params)
+    for step in range(4):
+      grads = jax.tree.map(lambda x, step=step: x * (0.5 + jnp.arange(x.size).reshape(x.shape) / x.size + step), params)
+      updates, state = jax.jit(chain.update)(grads, state, params)
+      total = jax.tree.map(jnp.add, total, updates)
+    moved[dtype], kept[dtype] = tree.flatten(total), sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  assert kept["float32"] - kept["bfloat16"] == 2 * size
+  for name, whole in moved["float32"].items():
+    np.testing.assert_allclose(moved["bfloat16"][name], whole, rtol=0.02, err_msg=name)
+  with pytest.raises(ValueError, match="optimizer.momentum_dtype='int8': accepted are float32, bfloat16"):
+    make(momentum_dtype="int8")
+
+
 @pytest.mark.parametrize("relative", [True, False])
 def test_adafactor_is_that_of_each_layer_alone(relative):
   """Against optax's over one matrix: a kernel with heads, of three layers with gradients of other sizes."""

@@ -175,6 +175,15 @@ def test_generation_continues_prompts(workdirs):
   assert sample(1) != sample(2)
 
 
+def test_a_compute_type_is_chosen_where_a_model_is_loaded(workdirs):
+  whole, half = (load(workdirs, "classify", dtype=dtype) for dtype in ("auto", "bfloat16"))
+  assert (whole.model.dtype, half.model.dtype) == ("float32", "bfloat16")
+  difference = np.abs(numbers(whole.predict(TEXTS)) - numbers(half.predict(TEXTS))).max()
+  assert 0 < difference < 0.05
+  with pytest.raises(ConfigError, match="dtype='int8': accepted are auto, float32, bfloat16, float16"):
+    load(workdirs, "classify", dtype="int8")
+
+
 def test_a_prompt_is_a_prefix_where_all_tasks_train_that(workdirs, monkeypatch):
   model, seen = load(workdirs, "causal"), []
   monkeypatch.setattr(engine.generate, "generate", lambda *args: seen.append(args[4].prompt_is_prefix) or [[]])

@@ -158,6 +158,14 @@ def test_a_number_is_one_output_there_and_comes_back(folders, tmp_path):
   assert said[0] == [{"value": pytest.approx(said[1][0]["value"], abs=1e-6)}]
 
 
+@pytest.mark.parametrize("peft", ["lora", "bitfit", "ia3", "adapter", "prefix", "prompt"])
+def test_a_head_of_the_vocabulary_is_the_bases_and_stays_as_it_is(peft, folders):
+  run = start("mlm", folders / "masked", peft=peft)
+  assert not any(trains for name, trains in run.program.trainable.items() if name.startswith("head_"))
+  with pytest.raises(ConfigError, match=f"init_from='.*classes': has no head_mlm, which config.peft='{peft}' does not train"):
+    start("mlm", folders / "classes", peft=peft)
+
+
 @pytest.mark.parametrize(("kind", "head"), [("tag", "head_tag"), ("span_qa", "head_span")])
 def test_heads_of_words_and_spans_start_a_run_and_are_written_and_read_back(kind, head, folders, tmp_path):
   run = start(kind, folders / "masked", total_steps=1)

@@ -7,6 +7,7 @@ python -m tools.bench generate ...     what it writes behind its rows
 python -m tools.bench checkpoint ...   its state, saved and restored
 python -m tools.bench startup ...      until --help, until a wrong setting is named, until the first step
 python -m tools.bench data [--data=...]                                     batches and tokenizers
+python -m tools.bench accelerator [--to=FILE]                               this device at full sizes, minutes on one GPU
 
 A peer (--peer=hf: torch, transformers and peft, in a process of its own, on the same weights and rows) takes turns with the
 run; `ratio` is above 1 where the run is faster. Weights are those that the run starts with.
@@ -25,6 +26,7 @@ from typing import Any
 from lm import config, device
 from lm.bench.data import DataBench, measure_data
 from lm.config import parse_plug
+from lm.files import local_path
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft")
 
@@ -34,6 +36,9 @@ def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   kinds = parser.add_subparsers(dest="what", required=True)
   _add_data(kinds.add_parser("data", help="batches and tokenizers"))
+  accelerator = kinds.add_parser("accelerator", help="this device at full sizes; needs no data")
+  accelerator.add_argument("--only", action="append", help="a case, where not all are wanted; may be given again")
+  accelerator.add_argument("--to", type=local_path, help="file that gets the line too")
   for what, (words, peer, options) in RUNS.items():
     kind = kinds.add_parser(what, help=words)
     kind.add_argument("--config", required=True, help="as of lm.main; --config.NAME=VALUE overrides")
@@ -47,11 +52,14 @@ def main() -> int:
   what = settings.pop("what")
   try:
     with contextlib.redirect_stdout(sys.stderr):  # what is said on the way is no figure
-      found = _measure_data(settings, rest) if what == "data" else _measure_run(what, settings, rest)
+      found = {"data": _measure_data, "accelerator": _measure_accelerator}.get(what, _measure_run)(what, settings, rest)
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
-  print(json.dumps({"what": what, **found, "versions": _versions()}))
+  line = json.dumps({"what": what, **found, "versions": _versions()})
+  print(line)
+  if to := getattr(args, "to", None):
+    to.write_text(line + "\n")
   return 0
 
 
@@ -65,11 +73,29 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--seconds", type=float, default=default.seconds, help="for which batches are read")
 
 
-def _measure_data(settings: dict, rest: list[str]) -> dict:
-  if rest:
-    raise ValueError(f"{rest[0]}: unknown; see --help")
+def _measure_data(what: str, settings: dict, rest: list[str]) -> dict:
+  _take_no_more(what, rest)
   source, task = (parse_plug(kind, settings.pop(kind)) for kind in ("data", "task"))
   return measure_data(DataBench(source, task, **settings))
+
+
+def _measure_accelerator(what: str, settings: dict, rest: list[str]) -> dict:
+  _take_no_more(what, rest)
+  from lm.bench import accelerator
+  from lm.main import set_up_process
+
+  known = accelerator.CASES
+  if unknown := [name for name in settings["only"] or () if name not in known]:
+    raise ValueError(f"--only={unknown[0]}: unknown; accepted are {', '.join(known)}")
+  if settings["to"] and not settings["to"].parent.is_dir():
+    raise ValueError(f"--to={settings['to']}: its folder is not there")
+  found = {"device": set_up_process()}
+  return found | {"cases": accelerator.measure({name: known[name] for name in settings["only"] or known})}
+
+
+def _take_no_more(what: str, rest: list[str]) -> None:
+  if rest:
+    raise ValueError(f"{rest[0]}: unknown; see python -m tools.bench {what} --help")
 
 
 def _measure_run(what: str, settings: dict, rest: list[str]) -> dict:

@@ -7,6 +7,7 @@ import argparse
 import sys
 
 import lm
+from lm import config
 from lm.main import set_up_process
 
 
@@ -21,12 +22,13 @@ def main() -> int:
   parser.add_argument("--top_k", type=int, default=50, help="0 keeps all")
   parser.add_argument("--top_p", type=float, default=1.0)
   parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--dtype", default="auto", choices=config.DTYPES, help="that it computes in; auto: bfloat16 where fast")
   parser.add_argument("--num_samples", type=int, default=1)
   args = parser.parse_args()
   prompts = [args.prompt] * args.num_samples
   try:
     set_up_process()
-    model = lm.load(args.workdir)
+    model = lm.load(args.workdir, dtype=args.dtype)
     trained = any(hasattr(task, "template") for task in model.tasks.values())
     answers = trained and not args.raw
     write = model.chat if answers else model.generate

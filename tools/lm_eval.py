@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import lm
-from lm import device
+from lm import config, device
 from lm.evals.lm_eval import Questions
 from lm.files import local_path
 from lm.main import set_up_process
@@ -26,6 +26,7 @@ def main() -> int:
   parser.add_argument("--limit", type=int, default=0, help="examples of each task; 0 all")
   parser.add_argument("--max_new_tokens", type=int, default=0, help="of an answer that is generated; 0 as its task says")
   parser.add_argument("--batch_size", type=int, default=16, help="rows at a time")
+  parser.add_argument("--dtype", default="float32", choices=config.DTYPES, help="that the model computes in")
   parser.add_argument("--output", type=local_path, default=Path(), help="folder for lm_eval.json")
   args = parser.parse_args()
   try:
@@ -34,7 +35,7 @@ def main() -> int:
     questions = Questions(
       names, args.include_path, args.num_fewshot, args.limit, args.max_new_tokens, args.batch_size
     )  # before the model is loaded, which may take long
-    print(questions.tell(questions.ask(lm.load(args.model, args.checkpoint).engine), args.output))
+    print(questions.tell(questions.ask(lm.load(args.model, args.checkpoint, dtype=args.dtype).engine), args.output))
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

@@ -90,6 +90,7 @@ def _generate(model: Model, sampler: Sampler, eos_id: int, params, tokens_BT, pa
   B, T = tokens_BT.shape
   num_new = sampler.max_new_tokens
   rows_B = jnp.arange(B)
+  params = model.as_read(params)
 
   def forward(tokens, first, cache, is_prefix=False):
     """Last position's logits after feeding tokens that start at slot `first`."""

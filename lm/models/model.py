@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from lm import tree
 from lm.models.cache import Cache
 from lm.models.head_spec import HeadSpec
 from lm.models.heads import HEADS, ROW_HEADS
@@ -129,6 +130,19 @@ class Model:
     """The named head's fp32 outputs."""
     table_VD = params["backbone"]["embed"]["embedding"] if self.cfg.tied else None
     return self._apply(params, rng, intercept, "logits", head, h, row_B, table_VD)
+
+  def as_read(self, params: dict) -> dict:
+    """The parameters with kernels and tables in the compute type, where a loop would convert them at every step.
+
+    A router reads its kernel in fp32, as norms read their scales.
+    """
+
+    def read(path: Any, leaf: jax.Array) -> jax.Array:
+      name = tree.leaf_name(path)
+      large = name.endswith(("/kernel", "/embedding")) and "/router/" not in name
+      return leaf.astype(self.dtype) if large and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree_util.tree_map_with_path(read, params)
 
   def read_by(self, head: str, params: dict) -> dict:
     """The parameters that `logits` of that head reads, as a part of the tree."""

@@ -4,11 +4,11 @@ import dataclasses
 
 import optax
 
-from lm.optim.optimizer import Optimizer, decayed
+from lm.optim.optimizer import WithMomentum, decayed
 
 
 @dataclasses.dataclass(frozen=True)
-class Adamw(Optimizer):
+class Adamw(WithMomentum):
   """Adam whose weight decay does not pass through its moments."""
 
   b1: float = 0.9  # decay of the gradient's mean
@@ -16,4 +16,5 @@ class Adamw(Optimizer):
   eps: float = 1e-8  # added to the root of the mean square
 
   def rule(self, schedule, axes):
-    return optax.adamw(schedule, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=decayed)
+    moments = dict(b1=self.b1, b2=self.b2, eps=self.eps, mu_dtype=self.momentum_dtype)
+    return optax.adamw(schedule, **moments, weight_decay=self.weight_decay, mask=decayed)

@@ -7,11 +7,11 @@ import dataclasses
 
 import optax
 
-from lm.optim.optimizer import Optimizer, decayed
+from lm.optim.optimizer import WithMomentum, decayed
 
 
 @dataclasses.dataclass(frozen=True)
-class Lion(Optimizer):
+class Lion(WithMomentum):
   """Half of AdamW's state."""
 
   learning_rate: float = 1e-4  # peak
@@ -20,4 +20,5 @@ class Lion(Optimizer):
   b2: float = 0.99  # decay of the momentum
 
   def rule(self, schedule, axes):
-    return optax.lion(schedule, self.b1, self.b2, weight_decay=self.weight_decay, mask=decayed)
+    moments = dict(b1=self.b1, b2=self.b2, mu_dtype=self.momentum_dtype)
+    return optax.lion(schedule, **moments, weight_decay=self.weight_decay, mask=decayed)

@@ -7,12 +7,12 @@ import jax
 import optax
 
 from lm import tree
-from lm.optim.optimizer import Axes, Optimizer, decayed
+from lm.optim.optimizer import Axes, WithMomentum, decayed
 from lm.shapes import kernel_dims
 
 
 @dataclasses.dataclass(frozen=True)
-class Muon(Optimizer):
+class Muon(WithMomentum):
   """Muon for the kernels of the blocks, AdamW for everything else: tables, norms, heads.
 
   Each layer and each stack of heads is orthogonalised as one matrix [inputs, outputs], whose dims follow from the kernel's
@@ -28,13 +28,10 @@ class Muon(Optimizer):
   def rule(self, schedule, axes):
     scale = self.adam_learning_rate / self.learning_rate
     dims = lambda params: muon_dims(params, axes)
-    kernels = optax.contrib.muon(
-      schedule, beta=self.momentum, weight_decay=self.weight_decay, muon_weight_dimension_numbers=dims
-    )
+    shared = dict(weight_decay=self.weight_decay, mu_dtype=self.momentum_dtype)
+    kernels = optax.contrib.muon(schedule, beta=self.momentum, muon_weight_dimension_numbers=dims, **shared)
     # optax's own Adam beside Muon takes no mask, and would let scales and biases decay.
-    rest = optax.adamw(
-      lambda step: schedule(step) * scale, self.b1, self.b2, weight_decay=self.weight_decay, mask=decayed, nesterov=True
-    )
+    rest = optax.adamw(lambda step: schedule(step) * scale, self.b1, self.b2, mask=decayed, nesterov=True, **shared)
     is_dims = lambda x: x is None or isinstance(x, optax.contrib.MuonDimensionNumbers)
     labels = lambda params: jax.tree.map(lambda x: "rest" if x is None else "kernels", dims(params), is_leaf=is_dims)
     return optax.partition({"kernels": kernels, "rest": rest}, labels)

@@ -19,6 +19,7 @@ from lm.optim.average import Average, Ema
 from lm.shapes import depth
 
 SCHEDULES = ("constant", "linear", "cosine", "wsd", "inverse_sqrt")
+MOMENTUM_DTYPES = ("float32", "bfloat16")
 Axes = Mapping[str, tuple[str | None, ...]]
 
 
@@ -108,6 +109,18 @@ class Optimizer:
     """What of the moving weights is evaluated and saved."""
     del schedule
     return Ema(self.ema_rate) if self.ema_rate else Average()
+
+
+@dataclasses.dataclass(frozen=True)
+class WithMomentum(Optimizer):
+  """What optimizers with a running mean of the gradient share."""
+
+  momentum_dtype: str = "float32"  # that the mean is kept in: float32, or bfloat16, which halves it
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.momentum_dtype not in MOMENTUM_DTYPES:
+      raise ValueError(f"optimizer.momentum_dtype={self.momentum_dtype!r}: accepted are {', '.join(MOMENTUM_DTYPES)}")
 
 
 class Moves(NamedTuple):

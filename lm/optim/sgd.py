@@ -4,14 +4,17 @@ import dataclasses
 
 import optax
 
-from lm.optim.optimizer import Optimizer, decayed
+from lm.optim.optimizer import WithMomentum, decayed
 
 
 @dataclasses.dataclass(frozen=True)
-class Sgd(Optimizer):
+class Sgd(WithMomentum):
   """Plain or with heavy-ball momentum."""
 
   momentum: float = 0.9  # decay of the gradient's running sum
 
   def rule(self, schedule, axes):
-    return optax.chain(optax.add_decayed_weights(self.weight_decay, decayed), optax.sgd(schedule, self.momentum))
+    return optax.chain(
+      optax.add_decayed_weights(self.weight_decay, decayed),
+      optax.sgd(schedule, self.momentum, accumulator_dtype=self.momentum_dtype),
+    )

@@ -12,7 +12,7 @@ from lm import tree
 from lm.layout import constrain
 from lm.models.layers import ACTIVATIONS, broadcast_to_rank, contract
 from lm.models.transformer import RESIDUAL
-from lm.peft.peft import Around, Peft
+from lm.peft.peft import Around, Peft, in_task_head
 
 # Sublayers of a block that an adapter stands behind, before the residual is added.
 SUBLAYERS = {"houlsby": ("attention", "ffn"), "pfeiffer": ("ffn",)}
@@ -20,7 +20,7 @@ SUBLAYERS = {"houlsby": ("attention", "ffn"), "pfeiffer": ("ffn",)}
 
 @dataclasses.dataclass(frozen=True)
 class Adapter(Peft):
-  """Trains one adapter per layer and sublayer, and the heads beside; of experts, one behind the sum that they give.
+  """Trains one adapter per layer and sublayer, and the task's heads beside; of experts, one behind the sum that they give.
 
   The leaves stand under the adapter's name (`.../ffn/adapter/<adapter>/down/kernel`), so that several can share a base. `up`
   starts at zero, which leaves the model as it is. With `kind="pfeiffer"` the adapter stands where Houlsby's second one does:
@@ -66,7 +66,7 @@ class Adapter(Peft):
 
   def trainable(self, name):
     norm = self.train_norms and re.fullmatch(r"backbone/(.*/)?\w*norm/(scale|bias)", name) is not None
-    return norm or name.startswith("head_") or f"/adapter/{self.adapter}/" in name
+    return norm or in_task_head(name) or f"/adapter/{self.adapter}/" in name
 
   @property
   def intercept(self):

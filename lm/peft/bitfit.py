@@ -3,12 +3,12 @@
 import dataclasses
 
 from lm import tree
-from lm.peft.peft import Peft
+from lm.peft.peft import Peft, in_task_head
 
 
 @dataclasses.dataclass(frozen=True)
 class Bitfit(Peft):
-  """Trains the biases of linear maps and of norms, and the heads beside.
+  """Trains the biases of linear maps and of norms, and the task's heads beside.
 
   Raises:
     ValueError: by `attach`, for a backbone without biases.
@@ -21,7 +21,7 @@ class Bitfit(Peft):
     return params
 
   def trainable(self, name):
-    return name.startswith("head_") or _is_bias(name)
+    return in_task_head(name) or _is_bias(name)
 
 
 def _is_bias(name: str) -> bool:

@@ -7,13 +7,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from lm import tree
-from lm.peft.peft import Around, Peft, at_places, find_kernels
+from lm.peft.peft import Around, Peft, at_places, find_kernels, in_task_head
 from lm.shapes import kernel_dims
 
 
 @dataclasses.dataclass(frozen=True)
 class Ia3(Peft):
-  """Scales outputs of the modules that `targets` matches and inputs of those that `feedforward` matches; trains the heads too.
+  """Scales outputs of the modules that `targets` matches and inputs of those that `feedforward` matches; trains new heads.
 
   The leaves `.../ia3/<adapter>/scale` start at one: [..., 1, outputs] or [..., inputs, 1], which is also how they differ, with
   layers and experts in front. A scaled output is that with its bias.
@@ -43,7 +43,7 @@ class Ia3(Peft):
     return tree.unflatten(boxes)
 
   def trainable(self, name):
-    return name.startswith("head_") or f"/ia3/{self.adapter}/" in name
+    return in_task_head(name) or f"/ia3/{self.adapter}/" in name
 
   @property
   def intercept(self):

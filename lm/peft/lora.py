@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from lm import tree
 from lm.models.layers import contract, drop
 from lm.models.transformer import Transformer
-from lm.peft.peft import Around, Peft, find_kernels
+from lm.peft.peft import Around, Peft, find_kernels, in_task_head
 from lm.shapes import kernel_dims
 
 SCALINGS = {"alpha_over_rank": lambda rank: 1 / rank, "alpha_over_sqrt_rank": lambda rank: rank**-0.5}
@@ -27,7 +27,7 @@ Leaves = Mapping[str, Any]  # of one module: {"a": [..., inputs, rank], "b": [..
 
 @dataclasses.dataclass(frozen=True)
 class LowRank(Peft):
-  """What methods with a product a b beside each kernel share; trains their leaves and the heads.
+  """What methods with a product a b beside each kernel share; trains their leaves and the task's heads.
 
   Each layer and each expert has its own product. The leaves stand under the adapter's name (`.../query/lora/<adapter>/a`), so
   that several adapters can share a base.
@@ -76,7 +76,7 @@ class LowRank(Peft):
     return tree.unflatten(boxes)
 
   def trainable(self, name):
-    return name.startswith("head_") or f"/lora/{self.adapter}/" in name
+    return in_task_head(name) or f"/lora/{self.adapter}/" in name
 
   @property
   def intercept(self):

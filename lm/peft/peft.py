@@ -106,6 +106,11 @@ class Around:
     return self.function(self.value, next_fun, args, kwargs, context)
 
 
+def in_task_head(name: str) -> bool:
+  """Whether a parameter is of a head that a task brings. One over the vocabulary is the base's, as `lm_head` is for peft."""
+  return name.startswith("head_") and name.split("/")[0] not in ("head_lm", "head_mlm")
+
+
 def find_kernels(boxes: Mapping[str, Any], setting: str, pattern: str) -> dict[str, Any]:
   """Boxed kernels of the backbone by the path of their module, of those whose path behind "backbone/" the pattern matches.
 

@@ -15,13 +15,13 @@ import jax
 from lm import tree
 from lm.models.kernel import Extra
 from lm.models.transformer import Transformer
-from lm.peft.peft import Around, Peft
+from lm.peft.peft import Around, Peft, in_task_head
 from lm.plug import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
 class Prefix(Peft):
-  """Trains keys and values [L, num_prefix, K, C] beside those of the rows, and the heads.
+  """Trains keys and values [L, num_prefix, K, C] beside those of the rows, and the task's heads.
 
   With grouped-query attention the heads of a group share theirs, as they share the keys of the tokens.
 
@@ -60,7 +60,7 @@ class Prefix(Peft):
     return self.num_prefix
 
   def trainable(self, name):
-    return name.startswith("head_") or f"/prefix/{self.adapter}/" in name
+    return in_task_head(name) or f"/prefix/{self.adapter}/" in name
 
   @property
   def intercept(self):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lm import tree
-from lm.peft.peft import Around, Peft
+from lm.peft.peft import Around, Peft, in_task_head
 from lm.plug import ConfigError
 
 INIT = ("vocab", "text", "random")
@@ -20,7 +20,7 @@ INIT = ("vocab", "text", "random")
 
 @dataclasses.dataclass(frozen=True)
 class Prompt(Peft):
-  """Trains the embeddings of a prompt [num_virtual_tokens, D], and the heads beside.
+  """Trains the embeddings of a prompt [num_virtual_tokens, D], and the task's heads beside.
 
   A piece of a document that is split over rows has a prompt in front too. Nothing is predicted from a prompt's positions, and
   pooling passes over them.
@@ -75,7 +75,7 @@ class Prompt(Peft):
     return tree.unflatten(boxes)
 
   def trainable(self, name):
-    return name.startswith("head_") or f"/prompt/{self.adapter}/" in name
+    return in_task_head(name) or f"/prompt/{self.adapter}/" in name
 
   @property
   def intercept(self):

@@ -1,10 +1,13 @@
 """Sampling: greedy equals the full forward, filters keep what they say, rows do not disturb each other."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm import tree
 from lm.infer.generate import Sampler, generate
 from tests.models.transformer_test import init, make_inputs, make_model
 
@@ -38,6 +41,21 @@ def test_greedy_with_cache_equals_the_full_forward_for_prompts_of_any_length(tra
   prompts = [[7, 8, 9, 10, 11], [12], [20, 21]]
   out = generate(model, params, prompts, EOS, Sampler(temperature=0, max_new_tokens=12))
   assert out == [slow_greedy(model, params, prompt, 12) for prompt in prompts]
+
+
+def test_kernels_are_converted_once_for_all_tokens(trained):
+  """In bfloat16 each step reads half the bytes, and what is written is what the full forward pass gives in it."""
+  model, params = trained
+  half = dataclasses.replace(model, dtype="bfloat16")
+  prompts = [[7, 8, 9, 10, 11], [12]]
+  out = generate(half, params, prompts, EOS, Sampler(temperature=0, max_new_tokens=6))
+  assert out == [slow_greedy(half, params, prompt, 6) for prompt in prompts]
+  moe = make_model("gpt2-tiny", dtype="bfloat16", num_experts=2, experts_per_token=1)
+  types = {name: leaf.dtype.name for name, leaf in tree.flatten(moe.as_read(init(moe))).items()}
+  wide = {name for name, dtype in types.items() if dtype == "float32"}
+  assert wide == {name for name in types if "/router/" in name or name.endswith(("/scale", "/bias"))}
+  assert any("/router/" in name for name in wide)
+  assert jax.tree.all(jax.tree.map(lambda a, b: a is b, model.as_read(params), params))
 
 
 def test_filters():

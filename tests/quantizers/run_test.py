@@ -177,7 +177,7 @@ def test_the_reference_of_preferences_is_the_rounded_base():
   model = {"name": "gpt2-tiny", **SIZES, "tied": False}
   settings = {"model": model, "peft": "lora", "optimizer": {"name": "adamw", "learning_rate": 1e-2}}
   run = make_run("dpo", quantizer=NF4, **settings)
-  assert tree.flatten(run.program.abstract.frozen[REFERENCE]).keys() == {"head_lm/out/kernel"}
+  assert not tree.flatten(run.program.abstract.frozen[REFERENCE])
   _, losses = steps(run)
   assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
   assert abs(losses[-1] - math.log(2)) > 1e-4

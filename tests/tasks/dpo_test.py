@@ -188,11 +188,12 @@ def test_the_reference_is_the_model_the_run_started_from_under_every_method(meth
   jax.tree.map(np.testing.assert_array_equal, first, jax.tree.map(np.array, state.frozen))
   copied = set(tree.flatten(first[REFERENCE]))
   assert copied == {name for name, trains in run.program.trainable.items() if trains and "/lora/" not in name}
+  assert bool(copied) == (method != "lora")  # beside which the base itself is the reference
 
   spec, batch = run.program.spec, run.loader.batch(3)
   full = tree.merge(state.params, state.frozen)
   start = {k: v for k, v in full.items() if k != REFERENCE}
-  start = tree.unflatten(tree.flatten(start) | tree.flatten(full[REFERENCE]))
+  start = tree.unflatten(tree.flatten(start) | tree.flatten(full.get(REFERENCE, {})))
   own, view = batch["dpo"], dict(batch[INPUTS])
 
   def log_p(params, intercept):
