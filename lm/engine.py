@@ -21,7 +21,8 @@ from lm.shapes import Batch
 from lm.tasks.objective import Objective
 from lm.tasks.task import Task
 
-SHORTEST = 32  # tokens of the shortest row that is compiled; the others are its doubles, up to the longest
+# Row lengths that are compiled: powers of two, one and a half times them, and beyond 128 what kernels of accelerators split.
+LENGTHS = tuple(size for power in range(4, 21) for size in (1 << power, 3 << power - 1) if size <= 128 or size % 128 == 0)
 
 
 class Result(NamedTuple):
@@ -59,7 +60,7 @@ class Engine:
   def read(self, task: Task, examples: Sequence[Mapping[str, Any]], batch_size: int) -> Result | None:
     """What the task's `predict` gives for every sequence of the examples, in their order; None without any.
 
-    batch_size: rows that are computed at a time, rounded up to a multiple of the devices.
+    batch_size: rows that are computed at a time, rounded up to a multiple of the devices; of few examples, a power of two.
     """
     if batch_size < 1:
       raise ConfigError(f"batch_size={batch_size}: must be at least 1")
@@ -72,7 +73,7 @@ class Engine:
     lengths = self._lengths(int(room_N.max()))
     shards = sharding.num_batch_shards(self.mesh)
     stream = StreamData("predict", "predict", task, kept, self.tokenizer, num_virtual=num_virtual)
-    rows = -(-batch_size // shards) * shards
+    rows = -(-min(batch_size, 1 << (kept.num_sequences - 1).bit_length()) // shards) * shards
     loader = EvalLoader(stream, batch_size=rows, seq_len=lengths[-1], buckets=lengths)
     objective = Objective(self.model, (("predict", task),))
     arrays: dict[str, np.ndarray] = {}
@@ -91,11 +92,10 @@ class Engine:
       return generate.generate(self.model, self.params, [[*in_front, *prompt] for prompt in prompts], stop, sampler, seed)
 
   def _lengths(self, longest: int) -> tuple[int, ...]:
-    """Row lengths up to one that takes `longest` tokens, or the longest there is: 70 -> (32, 64, 128)."""
-    lengths = [min(SHORTEST, self.max_len)]
-    while lengths[-1] < min(longest, self.max_len):
-      lengths.append(min(2 * lengths[-1], self.max_len))
-    return tuple(lengths)
+    """Row lengths up to one that takes `longest` tokens, or the longest there is: 30 -> (16, 24, 32)."""
+    longest = min(longest, self.max_len)
+    shorter = [size for size in LENGTHS if size < longest]
+    return *shorter, min(LENGTHS[len(shorter)], self.max_len)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from lm import cluster, config, device, files
 from lm import command as commands
@@ -108,7 +109,7 @@ def _predict(command: Command) -> int:
 
 
 def set_up_process() -> str:
-  """Quiet libraries, and a persistent compilation cache in the user's cache folder unless the environment names another.
+  """Quiet libraries, and what was compiled kept in the user's cache folder, unless the environment names another one.
 
   Returns what jax came up on, as "tpu: 4 x TPU v5e"; refuses the CPU of a machine that has an accelerator.
   """
@@ -120,7 +121,7 @@ def set_up_process() -> str:
   from lm.data import paths
 
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "xla"))
+    _keep_compiled(paths.cache_folder() / "compiled")
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   logging.getLogger("absl").setLevel(logging.ERROR)
   found = "cpu" if os.environ.get("JAX_PLATFORMS") == "cpu" else device.find_accelerator()
@@ -133,6 +134,18 @@ def set_up_process() -> str:
   device.check_platform(devices[0].platform, found)
   hosts = f" of {cluster.here().count} processes" if cluster.here().count > 1 else ""
   return f"{devices[0].platform}: {len(devices)} x {devices[0].device_kind}{hosts}"
+
+
+def _keep_compiled(folder: Path, max_bytes: int = 4 << 30) -> None:
+  """Keeps executables there; beyond `max_bytes`, which JAX_COMPILATION_CACHE_MAX_SIZE changes, the least recently used go."""
+  import jax
+
+  for kept in folder.glob("*-cache"):  # what a kill left between jax's two files would let no other be written
+    if not kept.with_name(kept.name.removesuffix("-cache") + "-atime").exists():
+      kept.unlink(missing_ok=True)
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  if not os.environ.get("JAX_COMPILATION_CACHE_MAX_SIZE"):
+    jax.config.update("jax_compilation_cache_max_size", max_bytes)
 
 
 def stop_on_signals(received: list[int]) -> Callable[[], bool]:

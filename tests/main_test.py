@@ -49,3 +49,29 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path):
   assert first["status"] == second["status"] == "finished"
   assert (tmp_path / "a" / "curves.png").stat().st_size > 10_000
   assert (first["loss_sha256"], first["params_sha256"]) == (second["loss_sha256"], second["params_sha256"])
+
+
+def test_what_was_compiled_is_kept_up_to_a_size(tmp_path):
+  """The least recently used goes first; what a kill left half written does not stop what comes after."""
+  (tmp_path / "half-cache").write_bytes(b"0" * 10)
+  code = f"""
+import jax, os, pathlib
+from lm import main
+folder = pathlib.Path({str(tmp_path)!r})
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+main._keep_compiled(folder, 15_000)
+seen = set()
+for i in range(8):
+  jax.jit(lambda x, i=i: (x * i + 1) @ x)(jax.numpy.ones((4, 4)))
+  seen |= {{(path.name, path.stat().st_size) for path in folder.glob("*-cache")}}
+print(sum(size for _, size in seen), sum(path.stat().st_size for path in folder.glob("*-cache")))
+print((folder / "half-cache").exists())
+"""
+  env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
+  ended = subprocess.run(
+    [sys.executable, "-c", code], env=env | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, cwd=ROOT, check=True
+  )
+  written, kept, half = ended.stdout.split()
+  assert int(written) > 15_000 >= int(kept) > 0
+  assert half == "False"
+  assert "Error" not in ended.stderr

@@ -108,10 +108,11 @@ def test_few_row_lengths_are_computed(workdirs, monkeypatch):
 
   monkeypatch.setattr(engine, "_predict", spy)
   model.predict(["x" * size for size in range(126)], batch_size=8)
-  assert seen == {(8, 32), (8, 64), (8, 128)}
+  assert seen == {(8, length) for length in (16, 24, 32, 48, 64, 96, 128)}
   seen.clear()
   model.predict(["short"] * 3, batch_size=8)
-  assert seen == {(8, 32)}
+  model.predict(["one"])
+  assert seen == {(4, 16), (1, 16)}
 
 
 def test_long_texts_are_cut_and_counted(workdirs):

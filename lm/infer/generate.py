@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm import layout
 from lm.models.cache import make_cache
 from lm.models.model import Model
 
@@ -116,5 +117,7 @@ def _generate(model: Model, sampler: Sampler, eos_id: int, params, tokens_BT, pa
 
   cache = make_cache(model.cfg, B, T + num_new, jnp.dtype(model.dtype))
   logits_BV, cache = forward(tokens_BT, 0, cache, sampler.prompt_is_prefix)
+  if layout.platform() == "cpu" and model.quantizer is None:  # from here on `forward` reads these
+    model, params, cache = model.apart(params, cache)
   start = (jnp.int32(0), jnp.zeros(B, bool), logits_BV, cache, jnp.full((B, num_new), eos_id, jnp.int32))
   return jax.lax.while_loop(lambda carry: (carry[0] < num_new) & ~carry[1].all(), step, start)[-1]

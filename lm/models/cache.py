@@ -9,10 +9,13 @@ from lm.models.transformer_config import TransformerConfig
 
 
 class Cache(flax.struct.PyTreeNode):
-  """Keys and values of all layers for S slots; slots from `length` on are empty (segment id 0)."""
+  """Keys and values of all layers for S slots; slots from `length` on are empty (segment id 0).
 
-  k_LBSKC: jax.Array
-  v_LBSKC: jax.Array
+  A model whose layers are apart (`Model.apart`) takes and gives tuples of L arrays [B, S, K, C] in place of the stacks.
+  """
+
+  k_LBSKC: jax.Array | tuple[jax.Array, ...]
+  v_LBSKC: jax.Array | tuple[jax.Array, ...]
   segment_ids_BS: jax.Array
   length: jax.Array  # int32 scalar
 

@@ -29,9 +29,10 @@ class _Network(nn.Module):
   remat: str
   unroll: int
   kernel: Kernel
+  stacked: bool
 
   def setup(self):
-    self.backbone = Transformer(self.cfg, self.dtype, self.remat, self.unroll, self.kernel)
+    self.backbone = Transformer(self.cfg, self.dtype, self.remat, self.unroll, self.kernel, self.stacked)
     self.head = {name: HEADS[spec.kind](self.cfg, spec, self.dtype) for name, spec in self.heads}
 
   def hidden(self, inputs, perturb, cache):
@@ -94,6 +95,7 @@ class Model:
   kernel: Kernel = Kernel()  # of attention
   tuner: Tuner | None = None
   quantizer: Quantizer | None = None
+  stacked: bool = True  # whether parameters and caches of the layers are; see `apart`
 
   def init(self, rng: jax.Array) -> dict:
     """Random parameters, each leaf boxed with its logical axis names (`nn.unbox` takes them off)."""
@@ -144,6 +146,19 @@ class Model:
 
     return jax.tree_util.tree_map_with_path(read, params)
 
+  def apart(self, params: dict, cache: Cache) -> tuple["Model", dict, Cache]:
+    """The same with every layer by itself, for steps of single tokens, which cost what reading the parameters costs.
+
+    On a CPU a layer is copied out of its stack wherever it is read, and the cache whole into one.
+    """
+    layers = range(self.cfg.num_layers)
+    take = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
+    backbone = dict(params["backbone"])
+    blocks = backbone.pop("blocks")
+    backbone |= {f"blocks_{i}": take(blocks, i) for i in layers}
+    k, v = (tuple(stack[i] for i in layers) for stack in (cache.k_LBSKC, cache.v_LBSKC))
+    return dataclasses.replace(self, stacked=False), params | {"backbone": backbone}, cache.replace(k_LBSKC=k, v_LBSKC=v)
+
   def read_by(self, head: str, params: dict) -> dict:
     """The parameters that `logits` of that head reads, as a part of the tree."""
     own = {name: value for name, value in params.items() if name == f"head_{head}"}
@@ -151,7 +166,7 @@ class Model:
 
   @property
   def _network(self) -> _Network:
-    return _Network(self.cfg, self.heads, jnp.dtype(self.dtype), self.remat, self.unroll, self.kernel)
+    return _Network(self.cfg, self.heads, jnp.dtype(self.dtype), self.remat, self.unroll, self.kernel, self.stacked)
 
   def _apply(self, params, rng, intercept, method, *args):
     rngs = None if rng is None else {"dropout": rng}

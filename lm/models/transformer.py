@@ -135,6 +135,7 @@ class Transformer(nn.Module):
   remat: str = "none"
   unroll: int = 1  # layers per iteration of the scan; the parameters are stacked whatever it is
   kernel: Kernel = Kernel()  # of attention
+  stacked: bool = True  # parameters and caches of the layers; if not, each by itself, as `Model.apart` gives them
 
   @nn.compact
   def __call__(self, inputs, perturb=None, cache: Cache | None = None, keep_inputs: bool = False) -> Output:
@@ -153,22 +154,40 @@ class Transformer(nn.Module):
     shared = Shared(inputs["row"], jnp.asarray(segment_ids_BT > 0), mask, slots, _rotations(cfg, inputs["positions"]), start)
 
     block = Block if self.remat == "none" else nn.remat(Block, prevent_cse=False, policy=REMAT[self.remat])
-    blocks = nn.scan(
-      block,
-      variable_axes={"params": 0},
-      split_rngs={"params": True, "dropout": True},
-      in_axes=(0, 0, nn.broadcast),
-      length=cfg.num_layers,
-      unroll=self.unroll,
-      metadata_params={nn.PARTITION_NAME: "layers"},
-    )(cfg, self.dtype, keep_inputs, self.kernel, name="blocks")
-    x_BTD, outs = blocks(x_BTD, layer_caches, _layers(cfg), shared)
+    stack = self._scan(block, keep_inputs) if self.stacked else self._chain(block, keep_inputs)
+    x_BTD, outs = stack(x_BTD, layer_caches, _layers(cfg), shared)
     if cfg.norm_position != "post":
       x_BTD = Norm.of(cfg, "final_norm")(x_BTD)
     if cache is not None:
       cache = cache.replace(k_LBSKC=outs.cache[0], v_LBSKC=outs.cache[1])
     router = {name: sums_LB.mean(0) for name, sums_LB in outs.router.items()}
     return Output(constrain(x_BTD, *GATHERED), cache, router, outs.input_BTD)
+
+  def _scan(self, block, keep_inputs: bool):
+    return nn.scan(
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=(0, 0, nn.broadcast),
+      length=self.cfg.num_layers,
+      unroll=self.unroll,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )(self.cfg, self.dtype, keep_inputs, self.kernel, name="blocks")
+
+  def _chain(self, block, keep_inputs: bool):
+    """The same of layers that are apart: nothing is copied out of a stack, nor a cache into one."""
+
+    def run(x_BTD, caches, layers: Layer, shared: Shared):
+      outs = []
+      for i in range(self.cfg.num_layers):
+        own = block(self.cfg, self.dtype, keep_inputs, self.kernel, name=f"blocks_{i}")
+        cache = None if caches is None else (caches[0][i], caches[1][i])
+        x_BTD, out = own(x_BTD, cache, jax.tree.map(lambda x, i=i: x[i], layers), shared)
+        outs.append(out)
+      rest = jax.tree.map(lambda *each: jnp.stack(each), *(out._replace(cache=None) for out in outs))
+      return x_BTD, rest._replace(cache=None if caches is None else tuple(zip(*(out.cache for out in outs), strict=True)))
+
+    return run
 
   def _embed(self, inputs, perturb):
     cfg = self.cfg

