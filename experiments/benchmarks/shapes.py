@@ -2,8 +2,8 @@
 
 python -m tools.bench train --peer=hf --config=experiments/benchmarks/shapes.py:gpt2_10m
 
-The first two are the shapes of nanoGPT's recipes for characters (a vocabulary of 261 instead of 65), the third is GPT-2's smallest
-with half its rows' length. The model computes what it would with its own tokenizer; layers are unrolled, as configs for a CPU are.
+The first two are the shapes of nanoGPT's recipes for characters (a vocabulary of 261 instead of 65), the third is GPT-2's
+smallest with half its rows' length. Layers are unrolled, as in configs for a CPU.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,7 @@
 """Adam with decoupled weight decay (Loshchilov & Hutter 2017)."""
 
 import dataclasses
+from typing import Any
 
 import optax
 
@@ -16,5 +17,5 @@ class Adamw(WithMomentum):
   eps: float = 1e-8  # added to the root of the mean square
 
   def rule(self, schedule, axes):
-    moments = dict(b1=self.b1, b2=self.b2, eps=self.eps, mu_dtype=self.momentum_dtype)
+    moments: dict[str, Any] = dict(b1=self.b1, b2=self.b2, eps=self.eps, mu_dtype=self.momentum_dtype)
     return optax.adamw(schedule, **moments, weight_decay=self.weight_decay, mask=decayed)

@@ -4,6 +4,7 @@ Wants a learning rate 3 to 10 times below AdamW's, and a weight decay as many ti
 """
 
 import dataclasses
+from typing import Any
 
 import optax
 
@@ -20,5 +21,5 @@ class Lion(WithMomentum):
   b2: float = 0.99  # decay of the momentum
 
   def rule(self, schedule, axes):
-    moments = dict(b1=self.b1, b2=self.b2, mu_dtype=self.momentum_dtype)
+    moments: dict[str, Any] = dict(b1=self.b1, b2=self.b2, mu_dtype=self.momentum_dtype)
     return optax.lion(schedule, **moments, weight_decay=self.weight_decay, mask=decayed)

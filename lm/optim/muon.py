@@ -28,7 +28,7 @@ class Muon(WithMomentum):
   def rule(self, schedule, axes):
     scale = self.adam_learning_rate / self.learning_rate
     dims = lambda params: muon_dims(params, axes)
-    shared = dict(weight_decay=self.weight_decay, mu_dtype=self.momentum_dtype)
+    shared: dict[str, Any] = dict(weight_decay=self.weight_decay, mu_dtype=self.momentum_dtype)
     kernels = optax.contrib.muon(schedule, beta=self.momentum, muon_weight_dimension_numbers=dims, **shared)
     # optax's own Adam beside Muon takes no mask, and would let scales and biases decay.
     rest = optax.adamw(lambda step: schedule(step) * scale, self.b1, self.b2, mask=decayed, nesterov=True, **shared)
