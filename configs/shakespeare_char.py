@@ -38,5 +38,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model = dict(name="gpt2-tiny", num_layers=4, model_dim=128, num_heads=4, ffn_dim=344)
     config.optimizer = dict(name="muon", learning_rate=0.012, adam_learning_rate=0.016, schedule="linear", weight_decay=0.05)
     config.scan_unroll = 4
-    config.seq_len, config.batch_size, config.total_steps, config.eval_every = 64, 12, 2000, 1000
+    config.seq_len, config.batch_size, config.total_steps, config.eval_every = 64, 12, 1000, 500
   return config
