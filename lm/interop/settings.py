@@ -64,7 +64,7 @@ def write(family: Family, cfg: TransformerConfig) -> dict[str, Any]:
   written: dict[str, Any] = {"model_type": family.model_type}
   written |= {name: plain(values[0]) for name, values in family.only.items()}
   for field, key in family.keys.items():
-    written[key.name] = _written(field, cfg, key)
+    written |= dict.fromkeys((key.name, *key.also), _written(field, cfg, key))
   if family.window:
     if cfg.window:  # a bidirectional model's setting counts both sides
       written[family.window] = cfg.window if cfg.causal else 2 * (cfg.window - 1)

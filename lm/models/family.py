@@ -17,12 +17,13 @@ BLOCKS = "backbone/blocks/"
 class Key:
   """A setting of theirs. default: what a config.json that leaves it out means; None: it must be there.
 
-  alias: another name that is read too.
+  alias: another name that is read too. also: others that ours stands for, which are not read, and written alike.
   """
 
   name: str
   default: Any = None
   alias: str = ""
+  also: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,6 +93,16 @@ def test_what_is_written_is_read_as_the_same_model(name, tmp_path):
   assert settings.read(tmp_path)[1] == cfg
 
 
+@pytest.mark.parametrize(("name", "settings_of_theirs"), [
+  ("gpt2-lm", ("resid_pdrop", "embd_pdrop", "attn_pdrop")), ("bert-mlm", ("hidden_dropout_prob", "attention_probs_dropout_prob")),
+])  # fmt: skip
+def test_a_dropout_rate_is_all_of_theirs(name, settings_of_theirs):
+  """A model without dropout does not get theirs where it is trained on: they have 0.1 where nothing is said."""
+  family, cfg, _ = settings.read(GOLDEN / name)
+  written = settings.write(family, dataclasses.replace(cfg, dropout_rate=0.25))
+  assert {written[each] for each in settings_of_theirs} == {0.25}
+
+
 @pytest.mark.parametrize(("name", "base"), [("llama-untied", 10_000.0), ("qwen2", 10_000.0), ("mixtral", 1_000_000.0)])
 def test_a_rotary_base_that_is_not_said_is_that_of_transformers(name, base, tmp_path):
   """Llama 2's files do not say theirs; transformers' classes have a default each (`default_theta`)."""

@@ -36,7 +36,7 @@ KEYS = {
   "norm_eps": Key("layer_norm_eps", 1e-12),
   "activation": Key("hidden_act", "gelu"),
   "token_types": Key("type_vocab_size", 2),
-  "dropout_rate": Key("hidden_dropout_prob", 0.1),
+  "dropout_rate": Key("hidden_dropout_prob", 0.1, also=("attention_probs_dropout_prob",)),
   "init_stddev": Key("initializer_range", 0.02),
 }
 _LAYER = "encoder.layer.{layer}."

@@ -35,7 +35,7 @@ FAMILIES = (
       "vocab_size": Key("vocab_size"),
       "norm_eps": Key("layer_norm_epsilon", 1e-5),
       "activation": Key("activation_function", "gelu_new"),
-      "dropout_rate": Key("resid_pdrop", 0.1),
+      "dropout_rate": Key("resid_pdrop", 0.1, also=("embd_pdrop", "attn_pdrop")),
       "init_stddev": Key("initializer_range", 0.02),
     },
     weights=(
