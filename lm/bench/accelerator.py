@@ -83,8 +83,8 @@ def _measure(case: Case, run: Run, rounds: int, steps: int) -> dict[str, Any]:
   found = use.measure_generation(run, rounds, case.new_tokens, case.prompts, with_peer=False)
   chip = chips.find(run.mesh.devices.flat[0].device_kind)
   per_sec = found["tokens_per_sec"] / case.prompts * _bytes_read(case, run)
-  known = chip is not None and chip.hbm_bytes_per_sec
-  return found | {"bytes_per_sec": per_sec, "bandwidth": per_sec / chip.hbm_bytes_per_sec if chip and known else None}
+  fastest = chip.hbm_bytes_per_sec if chip else 0.0
+  return found | {"bytes_per_sec": per_sec, "bandwidth": per_sec / fastest if fastest else None}
 
 
 def _bytes_read(case: Case, run: Run) -> float:

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+OVER_VOCABULARY = ("lm", "mlm")  # kinds of heads, which are named alike
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:

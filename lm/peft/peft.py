@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.models.head_spec import OVER_VOCABULARY
 from lm.models.model import Intercept
 
 
@@ -108,7 +109,7 @@ class Around:
 
 def in_task_head(name: str) -> bool:
   """Whether a parameter is of a head that a task brings. One over the vocabulary is the base's, as `lm_head` is for peft."""
-  return name.startswith("head_") and name.split("/")[0] not in ("head_lm", "head_mlm")
+  return name.startswith("head_") and name.removeprefix("head_").split("/")[0] not in OVER_VOCABULARY
 
 
 def find_kernels(boxes: Mapping[str, Any], setting: str, pattern: str) -> dict[str, Any]:
