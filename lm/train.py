@@ -236,8 +236,9 @@ class _Loop:
     """Dispatches one step, then reads the metrics of the step before."""
     with self.clock("train"):
       number, state, pending = self.taken
-      placed = sharding.place(batch, self.run.mesh, self.run.config.batch_size)
-      state, result = self.run.program.train(state, placed, self.rng)
+      with jax.transfer_guard("disallow"):  # what goes to a device, or comes from it, is asked for
+        placed = sharding.place(batch, self.run.mesh, self.run.config.batch_size)
+        state, result = self.run.program.train(state, placed, self.rng)
       self.taken = _Taken(number + 1, state, (*pending, (number, result)))
       self.flush(keep=1)
 

@@ -31,6 +31,12 @@ def test_first_ten_losses_are_golden(task, tmp_path, golden):
   golden(f"{task}_losses", losses(tmp_path).tolist())
 
 
+def test_nothing_is_sent_to_a_device_unasked(tmp_path, monkeypatch):
+  monkeypatch.setattr(train.sharding, "place", lambda batch, *_: batch)
+  with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+    train.train(make_run("causal", total_steps=2), tmp_path)
+
+
 @pytest.mark.parametrize(("seed", "optimizer"), [(1, "adamw(momentum_dtype=bfloat16)"), (2, "schedule_free")])
 def test_interrupted_and_resumed_is_bit_identical(seed, optimizer, tmp_path):
   settings = {"model": DROPOUT, "tokens_per_device": 128, "total_steps": 12, "seed": seed, "optimizer": optimizer}
