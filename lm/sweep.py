@@ -103,6 +103,25 @@ def make_trials(sweep: Sweep, directory: Path, overrides: Iterable[tuple[str, st
   return trials
 
 
+def preview(trials: list[Trial]) -> report.Table:
+  """What would be run, from the configs alone: state of the workdir, parameters, steps and FLOPs of training ('?': of epochs).
+
+  Raises:
+    ConfigError: as `build.make_outline`.
+  """
+  from lm import build
+
+  rows = []
+  for variant, seed, cfg, workdir in trials:
+    outline = build.make_outline(cfg)
+    program, steps = outline.program, outline.total_steps
+    flops = steps and program.flops_per_token(cfg.seq_len) * cfg.batch_size * cfg.seq_len * steps
+    state = "finished" if _finished(cfg, workdir) else "goes on" if (workdir / "manifest.json").is_file() else "new"
+    counts = [f"{program.num_params[name]:,}" for name in ("total", "trainable")]
+    rows.append([f"{variant}-s{seed}", state, *counts, f"{steps:,}" if steps else "?", f"{flops:.2g}" if flops else "?"])
+  return report.Table("", ["trial", "state", "parameters", "trainable", "steps", "FLOPs"], rows)
+
+
 def run_sweep(
   sweep: Sweep, trials: list[Trial], directory: Path, run_trial: Callable[[Config, Path], Mapping[str, Any]]
 ) -> list[Record]:

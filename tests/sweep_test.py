@@ -91,6 +91,16 @@ def test_a_finished_trial_is_skipped_unless_its_config_changed(tmp_path):
   assert sweep._finished(same[2], workdir) is None
 
 
+def test_a_preview_says_what_would_be_run_and_runs_nothing(tmp_path):
+  spec = dataclasses.replace(SWEEP, grid={"model.num_layers": [1, 2], "total_steps": [3]}, seeds=[0])
+  trials = sweep.make_trials(spec, tmp_path, [("tokenizer", "bytes"), ("model.vocab_size", "261")])
+  one, two = sweep.preview(trials).rows
+  assert one[0].startswith("tiny-num_layers=1") and one[1] == two[1] == "new"
+  assert int(one[2].replace(",", "")) < int(two[2].replace(",", "")) and one[2] == one[3]
+  assert one[4] == "3" and float(one[5]) < float(two[5])
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("error", [ValueError, ConfigError, FloatingPointError, OSError])
 def test_a_failed_trial_is_kept_and_the_others_run(tmp_path, error):
   def run_trial(cfg, _):

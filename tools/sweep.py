@@ -19,6 +19,7 @@ def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("sweep", help="a file with get_sweep()")
   parser.add_argument("--workdir", required=True, type=local_path, help="where the trials' workdirs and the table go")
+  parser.add_argument("--dry_run", action="store_true", help="say what would be run, with its parameters and FLOPs")
   args, rest = parser.parse_known_args()
   try:
     overrides, unknown = split_overrides(rest)
@@ -27,6 +28,9 @@ def main() -> int:
     sweep = sweeps.load_sweep(args.sweep)
     trials = sweeps.make_trials(sweep, args.workdir, overrides)
     set_up_process()
+    if args.dry_run:
+      sweeps.preview(trials).print()
+      return 0
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

@@ -94,7 +94,8 @@ def test_what_is_written_is_read_as_the_same_model(name, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "settings_of_theirs"), [
-  ("gpt2-lm", ("resid_pdrop", "embd_pdrop", "attn_pdrop")), ("bert-mlm", ("hidden_dropout_prob", "attention_probs_dropout_prob")),
+  ("gpt2-lm", ("resid_pdrop", "embd_pdrop", "attn_pdrop")),
+  ("bert-mlm", ("hidden_dropout_prob", "attention_probs_dropout_prob")),
 ])  # fmt: skip
 def test_a_dropout_rate_is_all_of_theirs(name, settings_of_theirs):
   """A model without dropout does not get theirs where it is trained on: they have 0.1 where nothing is said."""
