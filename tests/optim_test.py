@@ -69,13 +69,13 @@ def test_a_mean_in_bfloat16_takes_half_and_moves_as_one_in_float32(make):
     chain = make(learning_rate=0.01, schedule="constant", warmup_steps=1, momentum_dtype=dtype).make(10, AXES, 2)
     state, total = chain.init(params), jax.tree.map(jnp.zeros_like, params)
     for step in range(4):
-      grads = jax.tree.map(lambda x, step=step: x * (0.5 + jnp.arange(x.size).reshape(x.shape) / x.size + step), params)
+      grads = jax.tree.map(lambda x, step=step: 1 + jax.random.normal(jax.random.key(step), x.shape), params)
       updates, state = jax.jit(chain.update)(grads, state, params)
       total = jax.tree.map(jnp.add, total, updates)
     moved[dtype], kept[dtype] = tree.flatten(total), sum(leaf.nbytes for leaf in jax.tree.leaves(state))
   assert kept["float32"] - kept["bfloat16"] == 2 * size
   for name, whole in moved["float32"].items():
-    np.testing.assert_allclose(moved["bfloat16"][name], whole, rtol=0.02, err_msg=name)
+    np.testing.assert_allclose(moved["bfloat16"][name], whole, atol=0.03 * np.abs(whole).max(), err_msg=name)
   with pytest.raises(ValueError, match="optimizer.momentum_dtype='int8': accepted are float32, bfloat16"):
     make(momentum_dtype="int8")
 

@@ -50,7 +50,7 @@ def test_kernels_are_converted_once_for_all_tokens(trained):
   prompts = [[7, 8, 9, 10, 11], [12]]
   out = generate(half, params, prompts, EOS, Sampler(temperature=0, max_new_tokens=6))
   assert out == [slow_greedy(half, params, prompt, 6) for prompt in prompts]
-  moe = make_model("gpt2-tiny", dtype="bfloat16", num_experts=2, experts_per_token=1)
+  moe = dataclasses.replace(make_model("gpt2-tiny", num_experts=2, experts_per_token=1), dtype="bfloat16")
   types = {name: leaf.dtype.name for name, leaf in tree.flatten(moe.as_read(init(moe))).items()}
   wide = {name for name, dtype in types.items() if dtype == "float32"}
   assert wide == {name for name in types if "/router/" in name or name.endswith(("/scale", "/bias"))}
