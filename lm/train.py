@@ -236,8 +236,8 @@ class _Loop:
     """Dispatches one step, then reads the metrics of the step before."""
     with self.clock("train"):
       number, state, pending = self.taken
-      with jax.transfer_guard("disallow"):  # what goes to a device, or comes from it, is asked for
-        placed = sharding.place(batch, self.run.mesh, self.run.config.batch_size)
+      placed = sharding.place(batch, self.run.mesh, self.run.config.batch_size)
+      with jax.transfer_guard("disallow"):  # nothing but what was placed goes to a device
         state, result = self.run.program.train(state, placed, self.rng)
       self.taken = _Taken(number + 1, state, (*pending, (number, result)))
       self.flush(keep=1)

@@ -41,11 +41,18 @@ SMALL = {
   **{f"transfer/transfer:{arg}": "bert-tiny" for arg in ("direct", "texts", "sst2", "together")},
 }
 OTHERS |= {name.partition(":")[0] for name in SMALL}
+OTHERS |= {"benchmarks/shapes"}
 
 
 def test_every_config_is_a_case():
   files = [path for path in (ROOT / "experiments").glob("*/*.py") if "\ndef get_config(" in path.read_text()]
   assert {f"{path.parent.name}/{path.stem}" for path in files} == {name.partition(":")[0] for name in CASES} | OTHERS
+
+
+@pytest.mark.parametrize(("name", "millions"), [("gpt2_1m", 0.8), ("gpt2_10m", 10.8), ("gpt2_124m", 124.0)])
+def test_shapes_of_benchmarks_have_the_sizes_that_they_are_called_by(name, millions):
+  outline = build.make_outline(config.load(str(ROOT / "experiments" / "benchmarks" / f"shapes.py:{name}")), jax.devices()[:1])
+  assert round(outline.program.num_params["total"] / 1e6, 1) == millions
 
 
 @pytest.mark.parametrize("name", CASES)
