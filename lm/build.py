@@ -390,8 +390,7 @@ def _load_base(cfg: Config, spec: Spec, path: Path) -> Base:
     raise ConfigError(f"config.init_from={cfg.init_from!r}: has no {head}, which config.peft={peft!r} does not train")
   parts = lambda names, others: ", ".join(sorted({_part(name, others) for name in names - others})) or "none"
   notice = f"new: {parts(wanted.keys(), flat.keys())}; left out: {parts(flat.keys(), wanted.keys())}"
-  kept = {name: flat[name] for name in wanted.keys() & flat.keys()}
-  return Base(path, step, tree.sha256(tree.unflatten(flat)), kept, notice)
+  return Base(path, step, tree.sha256(tree.unflatten(flat)), {name: flat[name] for name in wanted.keys() & flat.keys()}, notice)
 
 
 def _part(name: str, others: Collection[str]) -> str:

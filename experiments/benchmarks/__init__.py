@@ -1,1 +1,1 @@
-"""Which standard-library module is this docstring from?"""
+"""Shapes that BENCHMARKS.md has figures of."""

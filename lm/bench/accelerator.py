@@ -23,7 +23,7 @@ ROUNDS, STEPS = 5, 4
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """settings: of a config, without data. unit: of the figure that `floor` and `aim` are for, None where a peer decides.
+  """settings: of a config, without data. unit: of the figure that `floor` and `aim`, None where a peer decides, are for.
 
   prompts: how many go on at a time, 0 of a case that trains. new_tokens: behind each.
   """

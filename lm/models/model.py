@@ -152,10 +152,9 @@ class Model:
     On a CPU a layer is copied out of its stack wherever it is read, and the cache whole into one.
     """
     layers = range(self.cfg.num_layers)
-    take = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
     backbone = dict(params["backbone"])
     blocks = backbone.pop("blocks")
-    backbone |= {f"blocks_{i}": take(blocks, i) for i in layers}
+    backbone |= {f"blocks_{i}": jax.tree.map(lambda x, i=i: x[i], blocks) for i in layers}
     k, v = (tuple(stack[i] for i in layers) for stack in (cache.k_LBSKC, cache.v_LBSKC))
     return dataclasses.replace(self, stacked=False), params | {"backbone": backbone}, cache.replace(k_LBSKC=k, v_LBSKC=v)
 
