@@ -156,15 +156,18 @@ def folder(tmp_path_factory):
 def check_agreement(folder, mesh, steps, devices=8, **settings):
   """Every loss within 1e-5 of what one device gives, and what evaluation finds within 2e-5.
 
-  With experts, the mean of an evaluation's tokens within 2e-4: rounding sends one whose router scores tie to another expert.
+  With experts, one loss in ten and the mean of an evaluation's tokens within 2e-4: rounding sends a token whose router scores
+  tie to another expert. What the step after it finds is near again.
   """
   settings = {"model": DENSE, "total_steps": steps, "eval_every": steps, **settings}
   frozen = tuple((name, tuple(value.items()) if isinstance(value, dict) else value) for name, value in settings.items())
   alone = tuple(item for item in frozen if item[0] not in ("tokens_per_device", "loss_chunk"))
   (losses, found), (expected, metrics) = _trained(folder, devices, tuple(mesh.items()), frozen), _trained(folder, 1, (), alone)
-  np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5)
   assert found.keys() == metrics.keys()
-  tolerance = 2e-4 if "num_experts" in settings["model"] else 2e-5
+  tolerance, ties = (2e-4, steps // 10) if "num_experts" in settings["model"] else (2e-5, 0)
+  np.testing.assert_allclose(losses, expected, rtol=0, atol=tolerance)
+  far = np.abs(losses - expected) > 1e-5
+  assert far.sum() <= ties, (losses[far], expected[far])
   for name, value in metrics.items():  # a perplexity p moves by p times what its loss does
     assert found[name] == pytest.approx(value, abs=tolerance * (value if name.endswith("perplexity") else 1)), name
 
@@ -310,6 +313,9 @@ def test_generation_and_scores_agree_on_a_mesh(model, axis, tmp_path):
   for devices, mesh in ((1, config.Mesh()), (8, config.Mesh(data=1, fsdp=2, tensor=2, **{axis: 2}))):
     model = predictor.load(tmp_path, devices=jax.devices()[:devices], mesh=mesh)
     written = model.generate(["The list", "A", "Some queue holds"], max_new_tokens=6, temperature=0)
-    answers.append((written, [row["log_likelihood"] for row in model.score(["The list sorts.", "x"])]))
+    scored = lambda *texts: [row["log_likelihood"] for row in model.score(texts)]
+    together = scored("The list sorts.", "x")
+    np.testing.assert_allclose(scored("The list sorts.", "x" * 40)[0], together[0], rtol=1e-5)
+    answers.append((written, together))
   assert answers[0][0] == answers[1][0]
   np.testing.assert_allclose(answers[1][1], answers[0][1], rtol=1e-5)
