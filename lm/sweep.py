@@ -4,6 +4,7 @@ Runs that differ only in their seed share one executable (lm.program). A finishe
 resumes, a failed one is kept with its error while the others go on.
 """
 
+import csv
 import dataclasses
 import importlib.util
 import itertools
@@ -15,12 +16,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lm import config, report
+from lm import config, report, seeds
 from lm.config import Config, ConfigError
 from lm.record import load_config, read_manifest, read_summary
 
 Trial = tuple[str, int, Config, Path]  # variant, seed, config, workdir
-Record = dict[str, Any]  # variant, seed, workdir, status, and metrics or error
+Record = dict[str, Any]  # variant, seed, workdir, status, and tokens and metrics, or error
 FAILURES = (ValueError, FloatingPointError, OSError)
 
 
@@ -138,7 +139,7 @@ def run_sweep(
       summary = _finished(cfg, workdir) or run_trial(cfg, workdir)
       if summary["status"] == "finished":
         _check_names(sweep, summary["metrics"])
-      record |= {"status": summary["status"], "metrics": summary["metrics"]}
+      record |= {"status": summary["status"], "tokens": summary["tokens"], "metrics": summary["metrics"]}
     except FAILURES as error:
       record |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
       print(f"{workdir}: failed: {record['error']}", file=sys.stderr)
@@ -150,10 +151,9 @@ def run_sweep(
 
 
 def summarise(records: list[Record], sweep: Sweep) -> dict[str, Any]:
-  """What sweep.json holds, over finished trials: by variant the values of each metric (by seed), mean and deviation.
+  """What sweep.json holds, over finished trials: by variant what `seeds.describe` says of each metric, and the tokens read.
 
-  std is the sample deviation (n - 1), None of one seed. differences: first variant minus each other one, over the
-  seeds that both have.
+  differences: first variant minus each other one, over the seeds that both have.
   """
   done = [record for record in records if record["status"] == "finished"]
   values = {record["variant"]: {} for record in done}
@@ -161,16 +161,17 @@ def summarise(records: list[Record], sweep: Sweep) -> dict[str, Any]:
     values[record["variant"]][record["seed"]] = record["metrics"]
   variants = {
     variant: {
-      name: _statistics({seed: metrics[name] for seed, metrics in seeds.items() if name in metrics})
+      name: seeds.describe({seed: metrics[name] for seed, metrics in by_seed.items() if name in metrics})
       for name in [*(f"step0/{metric}" for metric in sweep.metrics), *sweep.metrics]
     }
-    for variant, seeds in values.items()
+    for variant, by_seed in values.items()
   }
   first, *others = variants or [""]
   differences = {
     f"{first} - {other}": {
-      name: _statistics(
-        {seed: values[first][seed][name] - values[other][seed][name] for seed in values[first] if seed in values[other]}
+      name: seeds.describe(
+        {seed: values[first][seed][name] - values[other][seed][name] for seed in values[first] if seed in values[other]},
+        paired=True,
       )
       for name in sweep.metrics
     }
@@ -178,11 +179,12 @@ def summarise(records: list[Record], sweep: Sweep) -> dict[str, Any]:
   }
   baselines = {name: statistics.mean(record["metrics"][name] for record in done) for name in sweep.baselines if done}
   failed = [record for record in records if record["status"] != "finished"]
-  return {"variants": variants, "differences": differences, "baselines": baselines, "unfinished": failed}
+  tokens = {variant: statistics.mean(r["tokens"] for r in done if r["variant"] == variant) for variant in variants}
+  return {"variants": variants, "differences": differences, "baselines": baselines, "tokens": tokens, "unfinished": failed}
 
 
 def tabulate(summary: dict[str, Any], sweep: Sweep) -> report.Table:
-  """Mean ± standard deviation over seeds: baseline, each variant before (step 0) and after, then paired differences."""
+  """Mean ± deviation [95% interval] over seeds: baseline, each variant before (step 0) and after, then paired differences."""
   columns = ["variant", "seeds", *(metric.removeprefix("eval/").replace("/", " ") for metric in sweep.metrics)]
   rows = []
   if summary["baselines"]:
@@ -190,19 +192,11 @@ def tabulate(summary: dict[str, Any], sweep: Sweep) -> report.Table:
   for variant, found in summary["variants"].items():
     for label, prefix in ((f"{variant}, step 0", "step0/"), (variant, "")):
       cells = [found[prefix + name] for name in sweep.metrics]
-      rows.append([label, str(len(cells[0]["values"])), *map(spread, cells)])
+      rows.append([label, str(len(cells[0]["values"])), *map(seeds.spread, cells)])
   for label, found in summary["differences"].items():
     cells = [found[name] for name in sweep.metrics]
-    rows.append([f"{label}, by seed", str(len(cells[0]["values"])), *(spread(cell, "+") for cell in cells)])
+    rows.append([f"{label}, by seed", str(len(cells[0]["values"])), *(seeds.spread(cell, "+") for cell in cells)])
   return report.Table("", columns, rows)
-
-
-def spread(found: Mapping[str, Any], sign: str = "") -> str:
-  """'0.412 ± 0.010': mean and sample standard deviation; the mean alone of one value, '-' of none."""
-  if found["mean"] is None:
-    return "-"
-  mean = f"{found['mean']:{sign}.3f}"
-  return mean if found["std"] is None else f"{mean} ± {found['std']:.3f}"
 
 
 def draw(summary: dict[str, Any], sweep: Sweep, path: Path) -> Path:
@@ -233,15 +227,35 @@ def draw(summary: dict[str, Any], sweep: Sweep, path: Path) -> Path:
 
 
 def write(records: list[Record], sweep: Sweep, directory: Path) -> report.Table:
-  """Writes sweep.json, sweep.md and, once a trial has finished, sweep.png to the directory; returns the table."""
+  """Writes sweep.json, sweep.md, sweep.csv and, once a trial has finished, sweep.png to the directory; returns the table.
+
+  sweep.md says where variants read numbers of tokens that differ by more than 1%: such are not compared at equal cost.
+  """
   summary = summarise(records, sweep)
   table = tabulate(summary, sweep)
   (directory / "sweep.json").write_text(json.dumps(summary, indent=2) + "\n")
   errors = "".join(f"- {r['variant']} seed {r['seed']}: {r.get('error', r['status'])}\n" for r in summary["unfinished"])
-  (directory / "sweep.md").write_text(table.markdown() + (f"\nNot finished:\n{errors}" if errors else ""))
+  counts = summary["tokens"]
+  uneven = counts and max(counts.values()) > 1.01 * min(counts.values())
+  read = "".join(f"- {variant}: {count:,.0f}\n" for variant, count in counts.items()) if uneven else ""
+  parts = [table.markdown(), read and f"\nTokens read in training differ:\n{read}", errors and f"\nNot finished:\n{errors}"]
+  (directory / "sweep.md").write_text("".join(parts))
+  _write_csv(records, directory / "sweep.csv")
   if summary["variants"]:
     draw(summary, sweep, directory / "sweep.png")
   return table
+
+
+def _write_csv(records: list[Record], path: Path) -> None:
+  """A row per trial, with all that its run measured; empty where it did not."""
+  names = list(dict.fromkeys(name for record in records for name in record.get("metrics", {})))
+  with path.open("w", newline="") as file:
+    rows = csv.writer(file)
+    rows.writerow(["variant", "seed", "status", "tokens", *names])
+    for record in records:
+      measured = record.get("metrics", {})
+      head = [record["variant"], record["seed"], record["status"], record.get("tokens", "")]
+      rows.writerow([*head, *(measured.get(name, "") for name in names)])
 
 
 def _finished(cfg: Config, workdir: Path) -> Mapping[str, Any] | None:
@@ -258,12 +272,6 @@ def _check_names(sweep: Sweep, metrics: Mapping[str, float]) -> None:
     if name not in metrics:
       known = ", ".join(sorted(n for n in metrics if n.startswith(("eval/", "baseline/"))))
       raise ConfigError(f"metric {name!r}: not a finite value of this run; it has {known}")
-
-
-def _statistics(values: dict[int, float]) -> dict[str, Any]:
-  numbers = list(values.values())
-  std = statistics.stdev(numbers) if len(numbers) > 1 else None
-  return {"values": values, "mean": statistics.mean(numbers) if numbers else None, "std": std}
 
 
 def _baseline_label(sweep: Sweep) -> str:

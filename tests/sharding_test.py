@@ -313,7 +313,7 @@ def test_generation_and_scores_agree_on_a_mesh(model, axis, tmp_path):
   for devices, mesh in ((1, config.Mesh()), (8, config.Mesh(data=1, fsdp=2, tensor=2, **{axis: 2}))):
     model = predictor.load(tmp_path, devices=jax.devices()[:devices], mesh=mesh)
     written = model.generate(["The list", "A", "Some queue holds"], max_new_tokens=6, temperature=0)
-    scored = lambda *texts: [row["log_likelihood"] for row in model.score(texts)]
+    scored = lambda *texts, model=model: [row["log_likelihood"] for row in model.score(texts)]
     together = scored("The list sorts.", "x")
     np.testing.assert_allclose(scored("The list sorts.", "x" * 40)[0], together[0], rtol=1e-5)
     answers.append((written, together))

@@ -1,5 +1,6 @@
 """Sweeps: finished trials are skipped, failed ones kept, statistics over seeds are right, bad sweep files are one line."""
 
+import csv
 import dataclasses
 import json
 import statistics
@@ -22,7 +23,7 @@ def summary_of(cfg, _workdir=None):
   good = "0.001" in str(cfg.optimizer)
   accuracy = 0.5 + cfg.seed / 10 + (0.2 + cfg.seed / 100 if good else 0.0)
   metrics = {"eval/test/accuracy": accuracy, "step0/eval/test/accuracy": 0.1, "baseline/test_majority_accuracy": 0.3}
-  return {"status": "finished", "metrics": metrics}
+  return {"status": "finished", "tokens": 1000, "metrics": metrics}
 
 
 def run(directory, run_trial=summary_of, spec=SWEEP):
@@ -48,19 +49,32 @@ def test_table_and_picture_and_numbers_are_written(tmp_path):
   table = sweep.write(run(tmp_path), SWEEP, tmp_path)
   assert table.rows == [
     ["majority", "", "0.300"],
-    ["tiny-learning_rate=0.001, step 0", "3", "0.100 ± 0.000"],
-    ["tiny-learning_rate=0.001", "3", "0.810 ± 0.110"],
-    ["tiny-learning_rate=0.01, step 0", "3", "0.100 ± 0.000"],
-    ["tiny-learning_rate=0.01", "3", "0.600 ± 0.100"],
-    ["tiny-learning_rate=0.001 - tiny-learning_rate=0.01, by seed", "3", "+0.210 ± 0.010"],
+    ["tiny-learning_rate=0.001, step 0", "3", "0.100 ± 0.000 [0.100, 0.100]"],
+    ["tiny-learning_rate=0.001", "3", "0.810 ± 0.110 [0.537, 1.083]"],
+    ["tiny-learning_rate=0.01, step 0", "3", "0.100 ± 0.000 [0.100, 0.100]"],
+    ["tiny-learning_rate=0.01", "3", "0.600 ± 0.100 [0.352, 0.848]"],
+    ["tiny-learning_rate=0.001 - tiny-learning_rate=0.01, by seed", "3", "+0.210 ± 0.010 [+0.185, +0.235]"],
   ]
   assert (tmp_path / "sweep.md").read_text() == table.markdown()
   assert (tmp_path / "sweep.png").stat().st_size > 10_000
   assert json.loads((tmp_path / "sweep.json").read_text())["baselines"] == {"baseline/test_majority_accuracy": 0.3}
+  rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
+  assert [(row["variant"], row["seed"], row["tokens"]) for row in rows][3] == ("tiny-learning_rate=0.01", "0", "1000")
+  assert float(rows[3]["eval/test/accuracy"]) == 0.5
+
+
+def test_variants_that_read_other_numbers_of_tokens_are_said(tmp_path):
+  def run_trial(cfg, _):
+    return summary_of(cfg) | {"tokens": 1020 if "0.001" in str(cfg.optimizer) else 1000}
+
+  sweep.write(run(tmp_path, run_trial), SWEEP, tmp_path)
+  assert "differ:\n- tiny-learning_rate=0.001: 1,020\n- tiny-learning_rate=0.01: 1,000\n" in (tmp_path / "sweep.md").read_text()
 
 
 def test_one_seed_has_no_deviation():
-  records = [{"variant": "a", "seed": 0, "status": "finished", **{k: summary_of(config.Config())[k] for k in ("metrics",)}}]
+  records = [
+    {"variant": "a", "seed": 0, "status": "finished", **{k: summary_of(config.Config())[k] for k in ("tokens", "metrics")}}
+  ]
   assert sweep.tabulate(sweep.summarise(records, SWEEP), SWEEP).rows[-1] == ["a", "1", "0.500"]
 
 
