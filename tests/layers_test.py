@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # Package or module of lm -> its level. A file may import level 0 and lower levels, and its own package.
 LEVELS = {
   "shapes": 0, "layout": 0, "tree": 0, "metrics": 0, "config": 0, "duration": 0, "command": 0, "device": 0, "chips": 0,
-  "cluster": 0, "roll": 0, "files": 0, "hub": 0, "plug": 0, "state": 0,
+  "cluster": 0, "roll": 0, "files": 0, "hub": 0, "plug": 0, "state": 0, "seeds": 0,
   "models": 1, "data": 1, "sharding": 1, "optim": 1, "checkpoint": 1, "track": 1, "step": 1, "report": 1, "regularizers": 1,
   "quantizers": 1,
   "tasks": 2, "peft": 2, "infer": 2, "interop": 2,
