@@ -152,19 +152,23 @@ def _can_be_made_longer(cfg: Config) -> bool:
   return options.get("schedule") == "constant" and "warmup_steps" in options and "%" not in str(options["warmup_steps"])
 
 
-def next_commands(workdir: Path, heads: set[str], exports: bool) -> list[str]:
-  """What to type after a run: evaluate, use, look. heads: those that its tasks read. exports: whether transformers can."""
+def next_commands(workdir: Path, heads: set[str], exports: bool, best: bool) -> list[str]:
+  """What to type after a run: evaluate, use, look. heads: those that its tasks read.
+
+  exports: whether transformers can. best: whether a best checkpoint was recorded; without one it is the last that is used.
+  """
   where = shlex.quote(str(workdir))
   exported = shlex.quote(f"{workdir.name if files.is_remote(workdir) else workdir}-hf")
-  lines = [f"python -m lm.main --mode=evaluate --workdir={where} --checkpoint=best"]
+  chosen = " --checkpoint=best" if best else ""
+  lines = [f"python -m lm.main --mode=evaluate --workdir={where}{chosen}"]
   if "lm" in heads:
     lines.append(f'python -m tools.generate --workdir={where} --prompt="..."')
   if heads & {"classify", "tag", "span"}:
     texts = " --text=question,context" if "span" in heads else ""
     input = f"--input=rows.csv --output=predictions.jsonl{texts}"
-    lines.append(f"python -m lm.main --mode=predict --workdir={where} --checkpoint=best {input}")
+    lines.append(f"python -m lm.main --mode=predict --workdir={where}{chosen} {input}")
   if exports:
-    lines.append(f"python -m tools.convert export --from={where} --to={exported} --checkpoint=best")
+    lines.append(f"python -m tools.convert export --from={where} --to={exported}{chosen}")
   return [*lines, f"python -m tools.report {where}", f"tensorboard --logdir {where}  # pip install tensorboard"]
 
 

@@ -58,7 +58,7 @@ def _train(command: Command) -> int:
   cfg = config.load(command.config, list(command.overrides))
   workdir = commands.workdir(command, cfg)
   print(set_up_process())
-  from lm import build, record, report, train
+  from lm import build, checkpoint, record, report, train
   from lm.interop import weights
 
   received: list[int] = []
@@ -75,7 +75,8 @@ def _train(command: Command) -> int:
     return 128 + next(iter(received), signal.SIGTERM)  # of several processes, another one may have been asked
   heads = {task.head for task in run.tasks.values()}
   exports = weights.is_written(run.program.spec.model)
-  print("next:", *commands.next_commands(workdir, heads, exports), sep="\n  ")
+  best = checkpoint.read_best(workdir / "checkpoints") is not None
+  print("next:", *commands.next_commands(workdir, heads, exports, best), sep="\n  ")
   return 0
 
 

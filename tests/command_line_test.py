@@ -131,12 +131,14 @@ def test_help_comes_within_a_second(argv, tmp_path):
   assert done.returncode == 0 and done.stdout.startswith("usage: python -m lm.main")
 
 
-def test_the_first_hour(tmp_path):
+@pytest.mark.parametrize("best_metric", ["auto", ""])
+def test_the_first_hour(best_metric, tmp_path):
   """Train without a workdir, again, evaluate, predict: what a run prints as next commands works as printed."""
   (tmp_path / "runs").mkdir()
   data = "memory(texts=('good one','bad one','good two','bad two'),text_labels=('pos','neg','pos','neg'))"
   argv = [f"--config={MLM}:smoke", "--config.task=classify", f"--config.data={data}", "--config.seq_len=32"]
   argv += ["--config.total_steps=3", "--config.model.num_layers=1", f"--config.cache_dir={CACHE / 'data'}"]
+  argv += [f"--config.best_metric={best_metric}"]
   done, _ = run(tmp_path, argv)
   assert done.returncode == 0, done.stderr
   first, second, *_ = done.stdout.splitlines()
