@@ -112,9 +112,9 @@ def preview(trials: list[Trial]) -> report.Table:
   """
   from lm import build
 
-  rows = []
+  rows, outlines = [], {}  # of a variant: a seed changes none of its numbers
   for variant, seed, cfg, workdir in trials:
-    outline = build.make_outline(cfg)
+    outline = outlines[variant] = outlines.get(variant) or build.make_outline(cfg)
     program, steps = outline.program, outline.total_steps
     flops = steps and program.flops_per_token(cfg.seq_len) * cfg.batch_size * cfg.seq_len * steps
     state = "finished" if _finished(cfg, workdir) else "goes on" if (workdir / "manifest.json").is_file() else "new"
