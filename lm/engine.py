@@ -37,6 +37,9 @@ class Result(NamedTuple):
 class Engine:
   """A model, its method's leaves among `params`, on a mesh.
 
+  Its experts take all tokens that come, whatever `expert_capacity` they were trained with: that is a share of a row's length,
+  which here depends on the other texts of a batch.
+
   max_len: tokens of the longest row, specials included. tasks: those that it was trained on, by name.
   """
 
@@ -46,6 +49,10 @@ class Engine:
   mesh: jax.sharding.Mesh
   max_len: int
   tasks: Mapping[str, Task]
+
+  def __post_init__(self):
+    dropless = dataclasses.replace(self.model.cfg, expert_capacity=0.0)
+    object.__setattr__(self, "model", dataclasses.replace(self.model, cfg=dropless))
 
   @property
   def prompt_is_prefix(self) -> bool:

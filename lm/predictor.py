@@ -41,9 +41,6 @@ def load(
 ) -> "Predictor":
   """The model of a run's workdir, or of a Hugging Face directory or id, ready for use. Nothing of its data is needed.
 
-  Experts take all tokens that come, whatever `expert_capacity` they were trained with: it counts in the length of a row, which
-  depends on the other texts of a batch.
-
   Args:
     checkpoint: of a workdir: "last", "best" or the number of a step.
     devices: over which rows are split; all of the process's if not given.
@@ -64,8 +61,7 @@ def load(
     step = choose(folder / "checkpoints", checkpoint)
     data, max_len = {name: dict(stream.data.options) for name, stream in cfg.all_streams.items()}, cfg.seq_len
   model, params = saved.load_model(folder, step, over)
-  dropless = dataclasses.replace(model.cfg, expert_capacity=0.0)
-  model = dataclasses.replace(model, cfg=dropless, dtype=device.compute_dtype(dtype, over.devices.flat[0]))
+  model = dataclasses.replace(model, dtype=device.compute_dtype(dtype, over.devices.flat[0]))
   params = jax.device_put(params, tree.unflatten(sharding.by_name(model.abstract, over)))
   tasks, max_len = saved.load_tasks(folder, step), min(max_len or model.max_len, model.max_len)
   return Predictor(

@@ -157,7 +157,7 @@ def check_agreement(folder, mesh, steps, devices=8, **settings):
   """Every loss within 1e-5 of what one device gives, and what evaluation finds within 2e-5.
 
   With experts, one loss in ten and the mean of an evaluation's tokens within 2e-4: rounding sends a token whose router scores
-  tie to another expert. What the step after it finds is near again.
+  tie to another expert.
   """
   settings = {"model": DENSE, "total_steps": steps, "eval_every": steps, **settings}
   frozen = tuple((name, tuple(value.items()) if isinstance(value, dict) else value) for name, value in settings.items())

@@ -56,7 +56,7 @@ class TransformerConfig:
   logit_softcap: float = 0.0  # the same for the logits of the vocabulary
   num_experts: int = 0  # expert feed-forward networks per layer, E; 0: one dense network
   experts_per_token: int = 0  # experts that each token is sent to, k
-  expert_capacity: float = 0.0  # slots per expert, as a multiple of an even share of a row's tokens; 0: dropless, as lm.load is
+  expert_capacity: float = 0.0  # slots per expert, as a multiple of an even share of a row's tokens; 0: dropless, as Engine is
   renormalize_gates: bool = True  # the k gates of a token sum to 1
   balance_weight: float = 0.0  # of the load-balance loss (Fedus et al. 2021), computed per row so that it adds over rows
   router_z_weight: float = 0.0  # of the router's z-loss (Zoph et al. 2022)
