@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm import record
+from lm import record, seeds
 from lm.config import ConfigError
 from lm.report import Table
 
@@ -71,7 +71,7 @@ def tabulate(rows: Sequence[Row], metrics: Sequence[str], order: Sequence[str]) 
       f"{middle('seconds'):,.0f} s",
       f"{middle('peak_memory_bytes') / 2**30:.2f} GiB",
     ]
-    values = [_mean([row[name] for row in own]) for name in metrics]
+    values = [seeds.mean_std(seeds.describe({row["seed"]: row[name] for row in own})) for name in metrics]
     lines.append([variant, f"{len(own)}", *values, start, share, *costs])
   return Table("", columns, lines)
 
@@ -105,11 +105,6 @@ def _group(rows: Sequence[Row]) -> Mapping[str, list[Row]]:
   for row in rows:
     found.setdefault(row["variant"], []).append(row)
   return found
-
-
-def _mean(values: Sequence[float]) -> str:
-  deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-  return f"{statistics.mean(values):.3f}{deviation}"
 
 
 def main() -> int:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy import special, stats
 
 
 def describe(values: Mapping[int, float], paired: bool = False) -> dict[str, Any]:
@@ -29,6 +28,8 @@ def describe(values: Mapping[int, float], paired: bool = False) -> dict[str, Any
     found["bootstrap95"] = None
   if n < 2:
     return found
+  from scipy import special, stats  # which takes most of a second: longer than a sweep file that is wrong should
+
   found["std"] = statistics.stdev(numbers)
   reach = float(special.stdtrit(n - 1, 0.975)) * found["std"] / n**0.5
   found["interval95"] = [found["mean"] - reach, found["mean"] + reach]
@@ -38,12 +39,14 @@ def describe(values: Mapping[int, float], paired: bool = False) -> dict[str, Any
   return found
 
 
-def spread(found: Mapping[str, Any], sign: str = "") -> str:
-  """'0.412 ± 0.010 [0.387, 0.437]': mean, sample deviation, 95% interval; the mean alone of one value, '-' of none."""
+def mean_std(found: Mapping[str, Any], sign: str = "") -> str:
+  """'0.412 ± 0.010': mean and sample deviation; the mean alone of one value, '-' of none."""
   if found["mean"] is None:
     return "-"
-  mean = f"{found['mean']:{sign}.3f}"
-  if found["std"] is None:
-    return mean
-  low, high = found["interval95"]
-  return f"{mean} ± {found['std']:.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+  return f"{found['mean']:{sign}.3f}" + ("" if found["std"] is None else f" ± {found['std']:.3f}")
+
+
+def spread(found: Mapping[str, Any], sign: str = "") -> str:
+  """'0.412 ± 0.010 [0.387, 0.437]': the same and the 95% interval, where there is one."""
+  interval = found["interval95"]
+  return mean_std(found, sign) + (f" [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]" if interval else "")

@@ -248,14 +248,12 @@ def write(records: list[Record], sweep: Sweep, directory: Path) -> report.Table:
 
 def _write_csv(records: list[Record], path: Path) -> None:
   """A row per trial, with all that its run measured; empty where it did not."""
-  names = list(dict.fromkeys(name for record in records for name in record.get("metrics", {})))
+  rows = [{**record, **record.get("metrics", {})} for record in records]
+  names = dict.fromkeys(name for record in records for name in record.get("metrics", {}))
   with path.open("w", newline="") as file:
-    rows = csv.writer(file)
-    rows.writerow(["variant", "seed", "status", "tokens", *names])
-    for record in records:
-      measured = record.get("metrics", {})
-      head = [record["variant"], record["seed"], record["status"], record.get("tokens", "")]
-      rows.writerow([*head, *(measured.get(name, "") for name in names)])
+    table = csv.DictWriter(file, ["variant", "seed", "status", "tokens", *names], extrasaction="ignore")
+    table.writeheader()
+    table.writerows(rows)
 
 
 def _finished(cfg: Config, workdir: Path) -> Mapping[str, Any] | None:
